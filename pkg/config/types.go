@@ -1,0 +1,147 @@
+// Package config loads, defaults and validates NodeAgentConfiguration.
+package config
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// APIVersion and Kind of the configuration file.
+const (
+	APIVersion = "nodeagent/v1alpha1"
+	Kind       = "NodeAgentConfiguration"
+)
+
+// NodeAgentConfiguration is everything that can be set. The zero value of a
+// field means its default; `nodeagent config` prints the effective values.
+type NodeAgentConfiguration struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+
+	// NodeName is the node's name; default: the host name, lower case.
+	NodeName string `json:"nodeName,omitempty"`
+	// NodeIP is the node's address, one per family; default: the address of the
+	// interface with the default route, else the first global address.
+	NodeIP []string `json:"nodeIP,omitempty"`
+	// NodeLabels are matched by nodeSelector.
+	NodeLabels map[string]string `json:"nodeLabels,omitempty"`
+
+	// Manifests is a folder or a file; empty turns the source off.
+	Manifests string `json:"manifests,omitempty"`
+	// ManifestsPoll is the slow poll behind inotify. Default 20s.
+	ManifestsPoll metav1.Duration `json:"manifestsPoll,omitempty"`
+	// ManifestURL is polled; empty turns the source off.
+	ManifestURL ManifestURL `json:"manifestURL,omitempty"`
+
+	// StateDir survives reboots, RunDir does not. Defaults /var/lib/nodeagent, /run/nodeagent.
+	StateDir string `json:"stateDir,omitempty"`
+	RunDir   string `json:"runDir,omitempty"`
+	// PodLogDir and ContainerLogDir: defaults /var/log/pods, /var/log/containers.
+	PodLogDir       string `json:"podLogDir,omitempty"`
+	ContainerLogDir string `json:"containerLogDir,omitempty"`
+
+	Runtime Runtime `json:"runtime,omitempty"`
+	Network Network `json:"network,omitempty"`
+	Images  Images  `json:"images,omitempty"`
+	Pods    Pods    `json:"pods,omitempty"`
+
+	// Listen serves healthz, readyz and metrics. Default 127.0.0.1:10248; "none" turns it off.
+	Listen string `json:"listen,omitempty"`
+	// API is the local API over TCP, besides the socket in RunDir.
+	API API `json:"api,omitempty"`
+
+	// ProxyMode: "none" is the only mode so far.
+	ProxyMode string `json:"proxyMode,omitempty"`
+
+	Log Log `json:"log,omitempty"`
+}
+
+// ManifestURL is the http source.
+type ManifestURL struct {
+	URL string `json:"url,omitempty"`
+	// Headers are sent with every request.
+	Headers map[string][]string `json:"headers,omitempty"`
+	// CAFile verifies the server; empty: the system's roots.
+	CAFile string `json:"caFile,omitempty"`
+	// Interval between polls. Default 20s.
+	Interval metav1.Duration `json:"interval,omitempty"`
+	// Timeout of one request. Default 10s.
+	Timeout metav1.Duration `json:"timeout,omitempty"`
+}
+
+// Runtime is the CRI runtime.
+type Runtime struct {
+	// Endpoint is unix://PATH, "embedded", or "auto": the first socket that the
+	// host has, else embedded. Default auto.
+	Endpoint string `json:"endpoint,omitempty"`
+	// CgroupDriver is "cgroupfs", "systemd" or "" for what the runtime says,
+	// else what fits the host.
+	CgroupDriver string `json:"cgroupDriver,omitempty"`
+	// CgroupRoot is the parent of the kubepods cgroup. Default "/".
+	CgroupRoot string `json:"cgroupRoot,omitempty"`
+	// AdoptKubeletPods takes over sandboxes that kubelet made.
+	AdoptKubeletPods bool `json:"adoptKubeletPods,omitempty"`
+	// RelistInterval is the safety net behind events. Default 10s.
+	RelistInterval metav1.Duration `json:"relistInterval,omitempty"`
+	// Containerd is the program for the embedded runtime; default: found in PATH.
+	Containerd string `json:"containerd,omitempty"`
+	// MaxParallelStarts bounds pods in the middle of sandbox and container
+	// creation. Default 2 × CPUs, at least 4.
+	MaxParallelStarts int `json:"maxParallelStarts,omitempty"`
+}
+
+// Network is CNI and DNS of pods.
+type Network struct {
+	// PodCIDRs, one per family. Default ["10.88.0.0/16"].
+	PodCIDRs []string `json:"podCIDRs,omitempty"`
+	// ConfDir and BinDir of CNI. Defaults /etc/cni/net.d and /opt/cni/bin, or
+	// /usr/lib/cni when that is where the plugins are.
+	ConfDir string `json:"confDir,omitempty"`
+	BinDir  string `json:"binDir,omitempty"`
+	// ResolvConf is the host's resolver file. Default /etc/resolv.conf, or
+	// systemd-resolved's when that is in use.
+	ResolvConf string `json:"resolvConf,omitempty"`
+}
+
+// Images is the pulling and collecting of images.
+type Images struct {
+	// MaxParallelPulls default 4.
+	MaxParallelPulls int `json:"maxParallelPulls,omitempty"`
+	// CredentialsFile in the format of docker's config.json. Default
+	// <stateDir>/config.json when it exists.
+	CredentialsFile string `json:"credentialsFile,omitempty"`
+	// PullBackoff and PullBackoffMax: 10s and 300s.
+	PullBackoff    metav1.Duration `json:"pullBackoff,omitempty"`
+	PullBackoffMax metav1.Duration `json:"pullBackoffMax,omitempty"`
+	// PullProgressDeadline ends a pull that makes no progress. Default 5m.
+	PullProgressDeadline metav1.Duration `json:"pullProgressDeadline,omitempty"`
+	// PauseImage for sandboxes of the embedded runtime. Default: our own.
+	PauseImage string `json:"pauseImage,omitempty"`
+}
+
+// Pods is how pods are run.
+type Pods struct {
+	// CrashBackoff and CrashBackoffMax: 10s doubling to 300s, not below 1s;
+	// CrashBackoffReset: 10m of running without a crash.
+	CrashBackoff      metav1.Duration `json:"crashBackoff,omitempty"`
+	CrashBackoffMax   metav1.Duration `json:"crashBackoffMax,omitempty"`
+	CrashBackoffReset metav1.Duration `json:"crashBackoffReset,omitempty"`
+	// PidsLimit per pod; 0: no limit.
+	PidsLimit int64 `json:"pidsLimit,omitempty"`
+	// MaxDeadContainers per container name, besides the one whose log
+	// `logs --previous` shows. Default 1.
+	MaxDeadContainers int `json:"maxDeadContainers,omitempty"`
+}
+
+// API over TCP; off while Listen is empty.
+type API struct {
+	Listen      string `json:"listen,omitempty"`
+	TLSCertFile string `json:"tlsCertFile,omitempty"`
+	TLSKeyFile  string `json:"tlsKeyFile,omitempty"`
+	TokenFile   string `json:"tokenFile,omitempty"` // one bearer token, root only
+}
+
+// Log is the agent's own log.
+type Log struct {
+	Level  string `json:"level,omitempty"`  // debug, info, warn, error
+	Format string `json:"format,omitempty"` // text, json
+}

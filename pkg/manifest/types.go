@@ -1,0 +1,71 @@
+// Package manifest turns bytes that a user wrote into validated objects.
+//
+// It is pure: no files, no network, no clock. Decoding is strict (an unknown,
+// duplicate or misspelt field is an error that names file, line and field),
+// defaults are those of kube-apiserver v1.37, and validation agrees with
+// kube-apiserver's for every supported field. A field that this agent does not
+// support is refused by name, never ignored.
+package manifest
+
+import (
+	"fmt"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Object is one accepted document of a manifest.
+type Object struct {
+	// Pod is decoded, defaulted and validated. Its UID is set: the user's own,
+	// or UID(nodeName, namespace, name, SpecHash).
+	Pod *v1.Pod
+	// Canonical is the whole document as the user wrote it, as JSON with sorted
+	// keys: no defaults, no Go struct in between. It is what is kept on disk
+	// and what equality is judged on.
+	Canonical []byte
+	// SpecHash is the hex SHA-256 of the canonical form of .spec.
+	SpecHash string
+	// Origin is the file or URL the document came from, Line its first line
+	// (1-based).
+	Origin string
+	Line   int
+}
+
+// Error is one reason why a document was refused.
+type Error struct {
+	Origin string // file or URL; empty when unknown
+	Line   int    // 1-based; 0 when unknown
+	Object string // "Pod default/web", when it got that far
+	Field  string // "spec.containers[0].image"; empty when the document does not parse
+	Msg    string // what is wrong and what to do
+	// Unsupported is true when the field is valid Kubernetes that this agent
+	// does not do.
+	Unsupported bool
+}
+
+// Error is "FILE:LINE: OBJECT: FIELD: MESSAGE", with unknown parts left out.
+func (e *Error) Error() string {
+	var parts []string
+	switch {
+	case e.Origin != "" && e.Line > 0:
+		parts = append(parts, fmt.Sprintf("%s:%d", e.Origin, e.Line))
+	case e.Origin != "":
+		parts = append(parts, e.Origin)
+	case e.Line > 0:
+		parts = append(parts, fmt.Sprintf("line %d", e.Line))
+	}
+	for _, p := range []string{e.Object, e.Field, e.Msg} {
+		if p != "" {
+			parts = append(parts, p)
+		}
+	}
+	return strings.Join(parts, ": ")
+}
+
+// Options says how to decode.
+type Options struct {
+	// Origin names the file or URL in errors and in Object.Origin.
+	Origin string
+	// NodeName enters the derived UID and spec.nodeName.
+	NodeName string
+}

@@ -1,0 +1,103 @@
+// Package pod holds what everybody needs to know about a core/v1 Pod and
+// nobody should write twice: keys, label and annotation names, stable
+// identity, and pure helpers. It does no I/O.
+package pod
+
+import (
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Key names a pod on this node: at most one pod of a key runs at a time.
+type Key struct {
+	Namespace string
+	Name      string
+}
+
+// String is "namespace/name".
+func (k Key) String() string { return k.Namespace + "/" + k.Name }
+
+// KeyOf returns the key of any namespaced object.
+func KeyOf(o metav1.Object) Key { return Key{Namespace: o.GetNamespace(), Name: o.GetName()} }
+
+// Describe is how log lines and errors name a pod: "namespace/name (uid)".
+func Describe(p *v1.Pod) string { return fmt.Sprintf("%s/%s (%s)", p.Namespace, p.Name, p.UID) }
+
+// Labels and annotations on sandboxes and containers. The io.kubernetes.* ones
+// are kubelet's, so that crictl, cAdvisor and log collectors work unchanged;
+// the nodeagent.dev/* ones are ours.
+const (
+	LabelPodName       = "io.kubernetes.pod.name"
+	LabelPodNamespace  = "io.kubernetes.pod.namespace"
+	LabelPodUID        = "io.kubernetes.pod.uid"
+	LabelContainerName = "io.kubernetes.container.name"
+
+	AnnotationContainerHash             = "io.kubernetes.container.hash"
+	AnnotationRestartCount              = "io.kubernetes.container.restartCount"
+	AnnotationTerminationMessagePath    = "io.kubernetes.container.terminationMessagePath"
+	AnnotationTerminationMessagePolicy  = "io.kubernetes.container.terminationMessagePolicy"
+	AnnotationContainerPorts            = "io.kubernetes.container.ports"
+	AnnotationPodTerminationGracePeriod = "io.kubernetes.pod.terminationGracePeriod"
+
+	// AnnotationConfigSource, …Hash and …Seen stand on pods and sandboxes,
+	// as kubelet writes them.
+	AnnotationConfigSource = "kubernetes.io/config.source"
+	AnnotationConfigHash   = "kubernetes.io/config.hash"
+	AnnotationConfigSeen   = "kubernetes.io/config.seen"
+
+	// LabelOwner marks every sandbox and container that an agent made; its
+	// value is the agent's instance name. On a shared runtime nothing
+	// without it is touched.
+	LabelOwner = "nodeagent.dev/owner"
+	// AnnotationContainerImage is the image as the spec wrote it, so that an
+	// image change is seen without hashing Go structs.
+	AnnotationContainerImage = "nodeagent.dev/image"
+	// AnnotationContainerKind is "init" or "app".
+	AnnotationContainerKind = "nodeagent.dev/container-kind"
+	// AnnotationOrigin is the file, URL or "push" a pod came from; set on pods
+	// that the store hands out.
+	AnnotationOrigin = "nodeagent.dev/origin"
+)
+
+// DefaultNamespace is where a pod goes when the manifest names none.
+const DefaultNamespace = metav1.NamespaceDefault
+
+// IsTerminal says that the phase never changes again.
+func IsTerminal(phase v1.PodPhase) bool {
+	return phase == v1.PodSucceeded || phase == v1.PodFailed
+}
+
+// IsHostNetwork says that the pod shares the node's network namespace.
+func IsHostNetwork(p *v1.Pod) bool { return p.Spec.HostNetwork }
+
+// Container finds a container or init container by name.
+func Container(p *v1.Pod, name string) (c *v1.Container, init bool, ok bool) {
+	for i := range p.Spec.InitContainers {
+		if p.Spec.InitContainers[i].Name == name {
+			return &p.Spec.InitContainers[i], true, true
+		}
+	}
+	for i := range p.Spec.Containers {
+		if p.Spec.Containers[i].Name == name {
+			return &p.Spec.Containers[i], false, true
+		}
+	}
+	return nil, false, false
+}
+
+// GracePeriod is the pod's terminationGracePeriodSeconds, in seconds.
+func GracePeriod(p *v1.Pod) int64 {
+	if p.DeletionGracePeriodSeconds != nil {
+		return *p.DeletionGracePeriodSeconds
+	}
+	if p.Spec.TerminationGracePeriodSeconds != nil {
+		return *p.Spec.TerminationGracePeriodSeconds
+	}
+	return v1.DefaultTerminationGracePeriodSeconds
+}
+
+// UIDSet is a set of pod UIDs.
+type UIDSet map[types.UID]struct{}

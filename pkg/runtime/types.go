@@ -1,0 +1,167 @@
+// Package runtime is the only package that speaks CRI and containerd.
+//
+// Everything above it sees Pods as they are observed (this file) and asks for
+// changes in terms of a core/v1 Pod; it never sees a CRI type. Every call is
+// idempotent: stopping or removing what is gone succeeds.
+package runtime
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Pod is what the runtime shows for one pod UID: sandboxes and containers,
+// running or dead, newest first.
+type Pod struct {
+	UID             types.UID
+	Namespace, Name string
+	Sandboxes       []Sandbox
+	Containers      []Container
+}
+
+// Sandbox is one CRI pod sandbox.
+type Sandbox struct {
+	ID        string
+	Attempt   uint32
+	Ready     bool // SANDBOX_READY
+	CreatedAt time.Time
+	// IPs are the pod's addresses, primary first; empty for host network and
+	// for a sandbox that is not ready.
+	IPs         []string
+	Labels      map[string]string
+	Annotations map[string]string
+}
+
+// ContainerState follows CRI.
+type ContainerState string
+
+// The states of a container.
+const (
+	StateCreated ContainerState = "created"
+	StateRunning ContainerState = "running"
+	StateExited  ContainerState = "exited"
+	StateUnknown ContainerState = "unknown"
+)
+
+// Container is one CRI container.
+type Container struct {
+	ID        string
+	Name      string
+	SandboxID string
+	Attempt   uint32 // = restart count of the name
+	Init      bool
+	State     ContainerState
+	CreatedAt time.Time
+	// StartedAt and FinishedAt are zero while they have not happened.
+	StartedAt, FinishedAt time.Time
+	ExitCode              int32
+	// Reason and Message are the runtime's: "OOMKilled", "Completed", "Error",
+	// "StartError", …
+	Reason, Message string
+	// SpecImage is the image as the pod's spec wrote it when the container was
+	// made, ImageRef the resolved digest reference, ImageID the runtime's id.
+	SpecImage, ImageRef, ImageID string
+	LogPath                      string
+	Labels, Annotations          map[string]string
+}
+
+// Sandbox returns the newest sandbox, or nil.
+func (p *Pod) Sandbox() *Sandbox {
+	if p == nil || len(p.Sandboxes) == 0 {
+		return nil
+	}
+	return &p.Sandboxes[0]
+}
+
+// Newest returns the newest container of that name, or nil.
+func (p *Pod) Newest(name string) *Container {
+	if p == nil {
+		return nil
+	}
+	for i := range p.Containers {
+		if p.Containers[i].Name == name {
+			return &p.Containers[i]
+		}
+	}
+	return nil
+}
+
+// Event says that something about a pod changed. It is a hint only: the
+// receiver looks at the current state.
+type Event struct {
+	UID types.UID // empty: anything may have changed, relist
+	// At is when the runtime said it happened.
+	At time.Time
+}
+
+// SandboxOptions is what a sandbox needs besides its Pod.
+type SandboxOptions struct {
+	Attempt      uint32
+	LogDir       string // <pod-log-dir>/<namespace>_<name>_<uid>
+	CgroupParent string
+	DNS          DNS
+	Hostname     string
+	// Handler is the CRI runtime handler; empty for the default.
+	Handler string
+}
+
+// DNS becomes the sandbox's resolv.conf.
+type DNS struct {
+	Servers, Searches, Options []string
+}
+
+// ContainerOptions is what a container needs besides its Pod and spec.
+type ContainerOptions struct {
+	SandboxID string
+	// Sandbox is what the sandbox was made from; CRI wants it again.
+	Sandbox SandboxOptions
+	Attempt uint32
+	Init    bool
+	// ImageRef is the resolved image; the caller has pulled it.
+	ImageRef string
+	LogPath  string // relative to SandboxOptions.LogDir: <container>/<attempt>.log
+	Mounts   []Mount
+	Env      []EnvVar // expanded, in order
+	Command  []string // expanded
+	Args     []string // expanded
+	OOMScore int64
+	Devices  []string
+}
+
+// EnvVar is one resolved environment variable.
+type EnvVar struct{ Name, Value string }
+
+// Mount is one resolved bind mount into a container.
+type Mount struct {
+	Name          string // the volume's
+	HostPath      string
+	ContainerPath string
+	ReadOnly      bool
+	Propagation   string // None, HostToContainer, Bidirectional
+	SELinux       bool   // ask the runtime to relabel
+}
+
+// Info is what the runtime says of itself.
+type Info struct {
+	Name, Version, APIVersion string
+	Endpoint                  string
+	Ready, NetworkReady       bool
+	// Reason says why it is not ready.
+	Reason   string
+	Handlers []string
+	// CgroupDriver is "systemd" or "cgroupfs"; empty when the runtime does not say.
+	CgroupDriver string
+	// Events is how container events arrive: "cri" or "containerd" or "poll".
+	Events string
+}
+
+// Image is one image of the runtime.
+type Image struct {
+	ID          string
+	RepoTags    []string
+	RepoDigests []string
+	Size        uint64
+	Pinned      bool
+	User        string
+}
