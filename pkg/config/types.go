@@ -20,7 +20,8 @@ type NodeAgentConfiguration struct {
 	// NodeName is the node's name; default: the host name, lower case.
 	NodeName string `json:"nodeName,omitempty"`
 	// NodeIP is the node's address, one per family; default: the address of the
-	// interface with the default route, else the first global address.
+	// interface with the default route, else the first global address. Empty on
+	// a host that has no address yet.
 	NodeIP []string `json:"nodeIP,omitempty"`
 	// NodeLabels are matched by nodeSelector.
 	NodeLabels map[string]string `json:"nodeLabels,omitempty"`
@@ -29,8 +30,17 @@ type NodeAgentConfiguration struct {
 	Manifests string `json:"manifests,omitempty"`
 	// ManifestsPoll is the slow poll behind inotify. Default 20s.
 	ManifestsPoll metav1.Duration `json:"manifestsPoll,omitempty"`
-	// ManifestURL is polled; empty turns the source off.
-	ManifestURL ManifestURL `json:"manifestURL,omitempty"`
+	// ManifestURL (http, https) is polled; empty turns the source off.
+	ManifestURL string `json:"manifestURL,omitempty"`
+	// ManifestURLHeader is sent with every request for ManifestURL.
+	ManifestURLHeader map[string][]string `json:"manifestURLHeader,omitempty"`
+	// ManifestURLCA is a file of PEM certificates that verify the server;
+	// empty: the system's roots.
+	ManifestURLCA string `json:"manifestURLCA,omitempty"`
+	// ManifestURLInterval lies between polls. Default 20s.
+	ManifestURLInterval metav1.Duration `json:"manifestURLInterval,omitempty"`
+	// ManifestURLTimeout is for one request. Default 10s.
+	ManifestURLTimeout metav1.Duration `json:"manifestURLTimeout,omitempty"`
 
 	// StateDir survives reboots, RunDir does not. Defaults /var/lib/nodeagent, /run/nodeagent.
 	StateDir string `json:"stateDir,omitempty"`
@@ -49,23 +59,11 @@ type NodeAgentConfiguration struct {
 	// API is the local API over TCP, besides the socket in RunDir.
 	API API `json:"api,omitempty"`
 
-	// ProxyMode: "none" is the only mode so far.
+	// ProxyMode says who programs Services: "none" leaves them to somebody else
+	// and is the only mode of this build.
 	ProxyMode string `json:"proxyMode,omitempty"`
 
 	Log Log `json:"log,omitempty"`
-}
-
-// ManifestURL is the http source.
-type ManifestURL struct {
-	URL string `json:"url,omitempty"`
-	// Headers are sent with every request.
-	Headers map[string][]string `json:"headers,omitempty"`
-	// CAFile verifies the server; empty: the system's roots.
-	CAFile string `json:"caFile,omitempty"`
-	// Interval between polls. Default 20s.
-	Interval metav1.Duration `json:"interval,omitempty"`
-	// Timeout of one request. Default 10s.
-	Timeout metav1.Duration `json:"timeout,omitempty"`
 }
 
 // Runtime is the CRI runtime.

@@ -1,0 +1,329 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
+)
+
+const head = "apiVersion: nodeagent/v1alpha1\nkind: NodeAgentConfiguration\n"
+
+func testHost() Host {
+	return Host{
+		Hostname:   "Node-1",
+		Addresses:  []string{"192.0.2.7", "2001:db8::7"},
+		CPUs:       8,
+		Exists:     func(p string) bool { return p == "/run/systemd/resolve/resolv.conf" },
+		HasPlugins: func(d string) bool { return d == "/usr/lib/cni" },
+		ResolvConf: "nameserver 127.0.0.53\n",
+	}
+}
+
+func TestLoadErrorsNameFileLineAndField(t *testing.T) {
+	for _, tc := range []struct{ name, text, want string }{
+		{"unknown field", head + "nodeNam: a\n", "c.yaml:3: nodeNam: unknown field; known fields: api, "},
+		{"case", head + "nodename: a\n", `c.yaml:3: nodename: unknown field; did you mean "nodeName"?`},
+		{"unknown nested", head + "runtime:\n  endpoint: auto\n  endpiont: x\n", "c.yaml:5: runtime.endpiont: unknown field"},
+		{"duplicate", head + "nodeName: a\nlisten: none\nnodeName: b\n", "c.yaml:5: nodeName: duplicate field, first set in line 3"},
+		{"duplicate in map", head + "nodeLabels:\n  a: x\n  a: y\n", "c.yaml:5: nodeLabels.a: duplicate field"},
+		{"number for string", head + "nodeName: 5\n", `c.yaml:3: nodeName: must be a string, is the number 5; write "5" in quotes`},
+		{"bool for label", head + "nodeLabels:\n  gpu: yes\n  x: true\n", `c.yaml:5: nodeLabels.x: must be a string, is the boolean true`},
+		{"string for list", head + "nodeIP: 192.0.2.1\n", `c.yaml:3: nodeIP: must be a list, is the string "192.0.2.1"`},
+		{"list for string", head + "nodeName: [a]\n", "c.yaml:3: nodeName: must be a string, is a list"},
+		{"scalar for struct", head + "runtime: auto\n", `c.yaml:3: runtime: must be a mapping of fields, is the string "auto"`},
+		{"bad duration", head + "manifestsPoll: 5\n", "c.yaml:3: manifestsPoll: must be a duration such as 20s or 5m, is the number 5"},
+		{"int overflow", head + "pods:\n  pidsLimit: 99999999999999999999\n", "c.yaml:4: pods.pidsLimit: must be a whole number"},
+		{"int text", head + "images:\n  maxParallelPulls: four\n", "c.yaml:4: images.maxParallelPulls: must be a whole number"},
+		{"bool text", head + "runtime:\n  adoptKubeletPods: 1\n", "c.yaml:4: runtime.adoptKubeletPods: must be true or false, is the number 1"},
+		{"semantic", head + "network:\n  podCIDRs:\n  - 10.0.0.0/16\n  - 10.1.0.1/16\n", "c.yaml:6: network.podCIDRs[1]: 10.1.0.1/16 has bits set behind its length; did you mean 10.1.0.0/16?"},
+		{"no kind", "apiVersion: nodeagent/v1alpha1\n", `c.yaml:1: kind: missing; must be "NodeAgentConfiguration"`},
+		{"other kind", "\napiVersion: v1\nkind: Pod\n", `c.yaml:2: apiVersion: must be "nodeagent/v1alpha1", is "v1"`},
+		{"empty", "# nothing\n", "c.yaml:1: the file is empty"},
+		{"two documents", head + "---\n" + head, "c.yaml:3: a second document"},
+		{"syntax", head + "nodeName: [\n", "c.yaml:3: not valid YAML"},
+		{"missing TLS", head + "api:\n  listen: 0.0.0.0:8443\n", "c.yaml:3: api.tlsCertFile: missing"},
+		{"merge key", head + "runtime: &r\n  endpoint: auto\nimages:\n  <<: *r\n", "c.yaml:6: images: keys must be plain names"},
+		{"proxy mode", head + "proxyMode: ipvs\n", `c.yaml:3: proxyMode: "ipvs" is not a mode that this build knows; it knows: none`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := Parse([]byte(tc.text), "c.yaml")
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got  %v\nwant %s", err, tc.want)
+			}
+			if !errors.Is(err, errdefs.ErrInvalid) {
+				t.Errorf("%v is not ErrInvalid", err)
+			}
+		})
+	}
+}
+
+func TestLoadReportsEveryErrorInOrder(t *testing.T) {
+	_, err := Parse([]byte(head+"bogus: 1\nruntime:\n  relistInterval: x\nnodeName: [1]\n"), "c")
+	var lines []string
+	for l := range strings.Lines(err.Error()) {
+		lines = append(lines, strings.SplitN(l, " ", 2)[0])
+	}
+	if want := []string{"c:3:", "c:5:", "c:6:"}; !reflect.DeepEqual(lines, want) {
+		t.Fatalf("got %q, want %q", lines, want)
+	}
+}
+
+func TestLoadMissingFile(t *testing.T) {
+	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestLoadTakesPathsFromItsFolder(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "c.yaml")
+	if err := os.WriteFile(file, []byte(head+"manifests: pods\nstateDir: /s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Manifests != filepath.Join(dir, "pods") || c.StateDir != "/s" {
+		t.Fatalf("manifests %q, stateDir %q", c.Manifests, c.StateDir)
+	}
+}
+
+// TestEveryFieldSurvivesPrintAndParse sets each field to something that is not
+// its zero value, so that a field the decoder cannot read shows up.
+func TestEveryFieldSurvivesPrintAndParse(t *testing.T) {
+	c := &NodeAgentConfiguration{}
+	fill(reflect.ValueOf(c).Elem())
+	c.APIVersion, c.Kind = APIVersion, Kind
+	c.NodeIP, c.Network.PodCIDRs = []string{"192.0.2.1"}, []string{"10.1.0.0/16"}
+	c.ManifestURL = "https://example.org/pods"
+	c.Runtime.Endpoint, c.Runtime.CgroupDriver, c.Runtime.CgroupRoot = "unix:///x", "systemd", "/x"
+	c.Listen, c.API.Listen = "127.0.0.1:1", "127.0.0.1:2"
+	c.ProxyMode, c.Log.Level, c.Log.Format = "none", "debug", "json"
+	var b bytes.Buffer
+	if err := c.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(b.Bytes(), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, c) {
+		t.Fatalf("got  %+v\nwant %+v", got, c)
+	}
+}
+
+func fill(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(v.Field(i))
+		}
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int:
+		v.SetInt(7)
+	case reflect.Int64:
+		v.SetInt(int64(5 * time.Second))
+	case reflect.Slice:
+		e := reflect.New(v.Type().Elem()).Elem()
+		fill(e)
+		v.Set(reflect.Append(v, e))
+	case reflect.Map:
+		e := reflect.New(v.Type().Elem()).Elem()
+		fill(e)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(reflect.ValueOf("k"), e)
+	}
+}
+
+func TestDefault(t *testing.T) {
+	c := &NodeAgentConfiguration{}
+	Default(c, testHost())
+	if err := Validate(c); err != nil {
+		t.Fatalf("the defaults are not valid: %v", err)
+	}
+	for _, tc := range []struct{ field, got, want string }{
+		{"nodeName", c.NodeName, "node-1"},
+		{"nodeIP", strings.Join(c.NodeIP, ","), "192.0.2.7,2001:db8::7"},
+		{"binDir", c.Network.BinDir, "/usr/lib/cni"},
+		{"resolvConf", c.Network.ResolvConf, "/run/systemd/resolve/resolv.conf"},
+		{"stateDir", c.StateDir, "/var/lib/nodeagent"},
+		{"runDir", c.RunDir, "/run/nodeagent"},
+		{"listen", c.Listen, "127.0.0.1:10248"},
+		{"endpoint", c.Runtime.Endpoint, "auto"},
+		{"proxyMode", c.ProxyMode, "none"},
+	} {
+		if tc.got != tc.want {
+			t.Errorf("%s: got %q, want %q", tc.field, tc.got, tc.want)
+		}
+	}
+	if c.Runtime.MaxParallelStarts != 16 {
+		t.Errorf("maxParallelStarts %d, want 16", c.Runtime.MaxParallelStarts)
+	}
+	before := *c
+	Default(c, Host{Hostname: "other", CPUs: 1})
+	if !reflect.DeepEqual(before, *c) {
+		t.Error("Default a second time changed the configuration")
+	}
+}
+
+func TestDefaultOfAnEmptyHostIsUsable(t *testing.T) {
+	c := &NodeAgentConfiguration{}
+	Default(c, Host{Hostname: "n"})
+	if err := Validate(c); err != nil {
+		t.Fatal(err)
+	}
+	if c.Network.BinDir != "/opt/cni/bin" || c.Network.ResolvConf != "/etc/resolv.conf" || c.Runtime.MaxParallelStarts != 4 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestDefaultKeepsABackoffAboveTheUsualCeiling(t *testing.T) {
+	c := &NodeAgentConfiguration{NodeName: "n"}
+	c.Pods.CrashBackoff.Duration = time.Hour
+	Default(c, Host{})
+	if err := Validate(c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFlagsOverrideTheFile(t *testing.T) {
+	file, err := Parse([]byte(head+"nodeName: from-file\nlisten: none\nnodeLabels: {a: file}\nmanifestURL: http://h/p\n"), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	wd, _ := os.Getwd()
+	fs := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	set := &NodeAgentConfiguration{}
+	BindFlags(fs, set)
+	err = fs.Parse([]string{"--node-name=from-flag", "--node-labels=b=flag,c=", "--pod-cidr=10.1.0.0/16,fd00::/64",
+		"--manifest-url-header=Authorization=Bearer a=b", "--manifest-url-header", "Accept=x", "--manifest-url-interval=1s",
+		"--manifests=pods", "--runtime-endpoint=embedded", "--proxy-mode=none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	Override(file, set, fs)
+	want := &NodeAgentConfiguration{
+		APIVersion: APIVersion, Kind: Kind, NodeName: "from-flag", Listen: "none",
+		NodeLabels: map[string]string{"b": "flag", "c": ""}, ManifestURL: "http://h/p",
+		ManifestURLHeader: map[string][]string{"Authorization": {"Bearer a=b"}, "Accept": {"x"}},
+		Manifests:         filepath.Join(wd, "pods"), ProxyMode: "none",
+	}
+	want.ManifestURLInterval.Duration = time.Second
+	want.Network.PodCIDRs = []string{"10.1.0.0/16", "fd00::/64"}
+	want.Runtime.Endpoint = "embedded"
+	if !reflect.DeepEqual(file, want) {
+		t.Fatalf("got  %+v\nwant %+v", file, want)
+	}
+	if err := Validate(file); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFlagErrors(t *testing.T) {
+	fs := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	c := &NodeAgentConfiguration{}
+	BindFlags(fs, c)
+	if err := fs.Parse([]string{"--manifest-url-header", "NoEquals"}); err == nil || !strings.Contains(err.Error(), "NAME=VALUE") {
+		t.Errorf("got %v", err)
+	}
+	if err := fs.Parse([]string{"--proxy-mode=iptables"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := Validate(c); err == nil || !strings.Contains(err.Error(), "it knows: none") {
+		t.Errorf("got %v", err)
+	}
+	for _, later := range []string{"kubeconfig", "cluster-dns", "service-cidr"} {
+		if fs.Lookup(later) != nil {
+			t.Errorf("--%s exists and does nothing", later)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for _, tc := range []struct {
+		want string
+		set  func(*NodeAgentConfiguration)
+	}{
+		{"nodeName: ", func(c *NodeAgentConfiguration) { c.NodeName = "Upper" }},
+		{"nodeIP[1]: 192.0.2.2 is of the same family as 192.0.2.1", func(c *NodeAgentConfiguration) { c.NodeIP = []string{"192.0.2.1", "192.0.2.2"} }},
+		{"nodeIP[0]: ", func(c *NodeAgentConfiguration) { c.NodeIP = []string{"0.0.0.0"} }},
+		{"nodeIP[0]: ", func(c *NodeAgentConfiguration) { c.NodeIP = []string{"::ffff:192.0.2.1"} }},
+		{"nodeLabels.a b: ", func(c *NodeAgentConfiguration) { c.NodeLabels = map[string]string{"a b": ""} }},
+		{"nodeLabels.a: ", func(c *NodeAgentConfiguration) { c.NodeLabels = map[string]string{"a": "x y"} }},
+		{"manifestURL: ", func(c *NodeAgentConfiguration) { c.ManifestURL = "ftp://x" }},
+		{"manifestURL: ", func(c *NodeAgentConfiguration) { c.ManifestURL = "http://" }},
+		{"manifestURLCA: set without", func(c *NodeAgentConfiguration) { c.ManifestURLCA = "/ca" }},
+		{"manifestURLCA: has no use", func(c *NodeAgentConfiguration) { c.ManifestURLCA, c.ManifestURL = "/ca", "http://h" }},
+		{"manifestURLHeader.A B: not a header name", func(c *NodeAgentConfiguration) {
+			c.ManifestURL, c.ManifestURLHeader = "http://h", map[string][]string{"A B": {"x"}}
+		}},
+		{"manifestURLHeader.A: the value", func(c *NodeAgentConfiguration) {
+			c.ManifestURL, c.ManifestURLHeader = "http://h", map[string][]string{"A": {"x\r\nB: y"}}
+		}},
+		{"network.podCIDRs[0]: 10.0.0.0/31 has no room", func(c *NodeAgentConfiguration) { c.Network.PodCIDRs = []string{"10.0.0.0/31"} }},
+		{"network.podCIDRs[1]: ", func(c *NodeAgentConfiguration) { c.Network.PodCIDRs = []string{"10.0.0.0/16", "10.1.0.0/16"} }},
+		{"runtime.endpoint: ", func(c *NodeAgentConfiguration) { c.Runtime.Endpoint = "/run/containerd.sock" }},
+		{"runtime.endpoint: ", func(c *NodeAgentConfiguration) { c.Runtime.Endpoint = "unix://run/x" }},
+		{"runtime.cgroupRoot: ", func(c *NodeAgentConfiguration) { c.Runtime.CgroupRoot = "kube" }},
+		{"runtime.cgroupDriver: ", func(c *NodeAgentConfiguration) { c.Runtime.CgroupDriver = "cgroup" }},
+		{"pods.crashBackoff: 500ms is below", func(c *NodeAgentConfiguration) { c.Pods.CrashBackoff.Duration = 500 * time.Millisecond }},
+		{"pods.crashBackoff: 1m0s is above pods.crashBackoffMax", func(c *NodeAgentConfiguration) {
+			c.Pods.CrashBackoff.Duration, c.Pods.CrashBackoffMax.Duration = time.Minute, time.Second
+		}},
+		{"manifestsPoll: -1s", func(c *NodeAgentConfiguration) { c.ManifestsPoll.Duration = -time.Second }},
+		{"pods.pidsLimit: -1", func(c *NodeAgentConfiguration) { c.Pods.PidsLimit = -1 }},
+		{"listen: ", func(c *NodeAgentConfiguration) { c.Listen = "10248" }},
+		{"listen: ", func(c *NodeAgentConfiguration) { c.Listen = "localhost:10248" }},
+		{"listen: ", func(c *NodeAgentConfiguration) { c.Listen = "127.0.0.1:0" }},
+		{"api.tokenFile: set without api.listen", func(c *NodeAgentConfiguration) { c.API.TokenFile = "/t" }},
+		{"api.tokenFile: missing", func(c *NodeAgentConfiguration) { c.API.Listen, c.API.TLSCertFile, c.API.TLSKeyFile = ":1", "/c", "/k" }},
+		{"log.level: ", func(c *NodeAgentConfiguration) { c.Log.Level = "trace" }},
+		{"log.format: ", func(c *NodeAgentConfiguration) { c.Log.Format = "xml" }},
+		{"stateDir: ", func(c *NodeAgentConfiguration) { c.StateDir = "/a\x00b" }},
+	} {
+		c := &NodeAgentConfiguration{}
+		Default(c, testHost())
+		tc.set(c)
+		err := Validate(c)
+		if err == nil || !strings.HasPrefix(err.Error(), tc.want) {
+			t.Errorf("got  %v\nwant %s", err, tc.want)
+		}
+	}
+}
+
+func TestReadHost(t *testing.T) {
+	h, err := ReadHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Hostname == "" || h.CPUs < 1 || !h.Exists("/proc/self") || len(h.Addresses) > 2 {
+		t.Fatalf("%+v", h)
+	}
+}
+
+func TestExampleConfigurationIsAccepted(t *testing.T) {
+	c, err := Load("../../systemd/nodeagent.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Manifests != "/etc/nodeagent/manifests" {
+		t.Errorf("manifests %q", c.Manifests)
+	}
+}

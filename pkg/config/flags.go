@@ -1,0 +1,124 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// flag ties one command-line flag to the fields it sets.
+type flag struct {
+	name string
+	bind func(*pflag.FlagSet, *NodeAgentConfiguration)
+	copy func(dst, src *NodeAgentConfiguration)
+}
+
+func text(name, usage string, at func(*NodeAgentConfiguration) *string) flag {
+	return flag{name,
+		func(fs *pflag.FlagSet, c *NodeAgentConfiguration) { fs.StringVar(at(c), name, *at(c), usage) },
+		func(dst, src *NodeAgentConfiguration) { *at(dst) = *at(src) }}
+}
+
+func list(name, usage string, at func(*NodeAgentConfiguration) *[]string) flag {
+	return flag{name,
+		func(fs *pflag.FlagSet, c *NodeAgentConfiguration) { fs.StringSliceVar(at(c), name, *at(c), usage) },
+		func(dst, src *NodeAgentConfiguration) { *at(dst) = slices.Clone(*at(src)) }}
+}
+
+// path is text that is resolved against the working folder.
+func path(name, usage string, at func(*NodeAgentConfiguration) *string) flag {
+	f := text(name, usage, at)
+	f.copy = func(dst, src *NodeAgentConfiguration) {
+		*at(dst) = *at(src)
+		if abs, err := filepath.Abs(*at(src)); *at(src) != "" && err == nil {
+			*at(dst) = abs
+		}
+	}
+	return f
+}
+
+func flags() []flag {
+	type C = NodeAgentConfiguration
+	return []flag{
+		path("manifests", "folder or file of Pod manifests to run", func(c *C) *string { return &c.Manifests }),
+		text("manifest-url", "URL that is polled for Pod manifests", func(c *C) *string { return &c.ManifestURL }),
+		{"manifest-url-header",
+			func(fs *pflag.FlagSet, c *C) {
+				fs.Var((*headers)(&c.ManifestURLHeader), "manifest-url-header", "header `NAME=VALUE` sent to --manifest-url; may be given again")
+			},
+			func(dst, src *C) { dst.ManifestURLHeader = maps.Clone(src.ManifestURLHeader) }},
+		path("manifest-url-ca", "file of PEM certificates that verify --manifest-url", func(c *C) *string { return &c.ManifestURLCA }),
+		{"manifest-url-interval",
+			func(fs *pflag.FlagSet, c *C) {
+				fs.DurationVar(&c.ManifestURLInterval.Duration, "manifest-url-interval", 0, "time between two polls of --manifest-url (default 20s)")
+			},
+			func(dst, src *C) { dst.ManifestURLInterval = src.ManifestURLInterval }},
+		path("state-dir", "folder for what survives a reboot (default "+defaultStateDir+")", func(c *C) *string { return &c.StateDir }),
+		path("run-dir", "folder for what does not; holds nodeagent.sock (default "+DefaultRunDir+")", func(c *C) *string { return &c.RunDir }),
+		path("pod-log-dir", "folder for the containers' logs (default /var/log/pods)", func(c *C) *string { return &c.PodLogDir }),
+		text("runtime-endpoint", "CRI runtime: unix:///PATH, embedded or auto (default auto)", func(c *C) *string { return &c.Runtime.Endpoint }),
+		list("pod-cidr", "network of the pods, one per family, comma-separated (default 10.88.0.0/16)", func(c *C) *[]string { return &c.Network.PodCIDRs }),
+		path("cni-conf-dir", "folder of CNI configurations (default /etc/cni/net.d)", func(c *C) *string { return &c.Network.ConfDir }),
+		path("cni-bin-dir", "folder of CNI plugins (default "+defaultCNIBinDir+" or "+debianCNIBinDir+")", func(c *C) *string { return &c.Network.BinDir }),
+		text("node-name", "name of this node (default: the host name)", func(c *C) *string { return &c.NodeName }),
+		list("node-ip", "address of this node, one per family, comma-separated (default: that of the default route)", func(c *C) *[]string { return &c.NodeIP }),
+		{"node-labels",
+			func(fs *pflag.FlagSet, c *C) {
+				fs.StringToStringVar(&c.NodeLabels, "node-labels", c.NodeLabels, "labels of this node for nodeSelector, `K=V,…`")
+			},
+			func(dst, src *C) { dst.NodeLabels = maps.Clone(src.NodeLabels) }},
+		text("log-level", "debug, info, warn or error (default info)", func(c *C) *string { return &c.Log.Level }),
+		text("log-format", "text or json (default text)", func(c *C) *string { return &c.Log.Format }),
+		text("listen", "address for healthz, readyz and metrics, or none (default 127.0.0.1:10248)", func(c *C) *string { return &c.Listen }),
+		text("proxy-mode", "who programs Services; this build knows: "+strings.Join(ProxyModes(), ", ")+" (default none)", func(c *C) *string { return &c.ProxyMode }),
+	}
+}
+
+// BindFlags adds the flags of `nodeagent run` to fs; parsing them sets fields
+// of c. Give it a configuration of its own and lay the result over the file's
+// with Override, since flags are parsed before the file is known.
+func BindFlags(fs *pflag.FlagSet, c *NodeAgentConfiguration) {
+	for _, f := range flags() {
+		f.bind(fs, c)
+	}
+}
+
+// Override copies to c what the command line set on from (see BindFlags), and
+// nothing else. Relative paths become absolute.
+func Override(c, from *NodeAgentConfiguration, fs *pflag.FlagSet) {
+	for _, f := range flags() {
+		if fs.Changed(f.name) {
+			f.copy(c, from)
+		}
+	}
+}
+
+// headers is the value of --manifest-url-header.
+type headers map[string][]string
+
+func (h *headers) String() string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(*h)) {
+		out = append(out, k)
+	}
+	// Values are often credentials and stay out of usage texts.
+	return strings.Join(out, ",")
+}
+
+func (h *headers) Set(s string) error {
+	name, value, ok := strings.Cut(s, "=")
+	if !ok || name == "" {
+		return fmt.Errorf("%q must be NAME=VALUE", s)
+	}
+	if *h == nil {
+		*h = headers{}
+	}
+	(*h)[name] = append((*h)[name], value)
+	return nil
+}
+
+func (h *headers) Type() string { return "NAME=VALUE" }

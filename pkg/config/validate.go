@@ -1,0 +1,263 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// The values that have names.
+const (
+	EndpointAuto     = "auto"
+	EndpointEmbedded = "embedded"
+	ListenNone       = "none"
+	ProxyNone        = "none"
+)
+
+// ProxyModes are the modes that this build knows.
+func ProxyModes() []string { return []string{ProxyNone} }
+
+// Validate says everything that is wrong with c, each as an *Error without a
+// line. A field at its zero value is one that Default fills and is never
+// wrong.
+func Validate(c *NodeAgentConfiguration) error {
+	var errs []error
+	for _, p := range problems(c) {
+		errs = append(errs, p)
+	}
+	return errors.Join(errs...)
+}
+
+type checker struct{ found []*Error }
+
+func (k *checker) bad(field, format string, args ...any) {
+	k.found = append(k.found, &Error{Field: field, Msg: fmt.Sprintf(format, args...)})
+}
+
+func problems(c *NodeAgentConfiguration) []*Error {
+	k := &checker{}
+	k.node(c)
+	k.source(c)
+	k.network(&c.Network)
+	k.runtime(&c.Runtime)
+	k.limits(c)
+	k.durations(c)
+	k.servers(c)
+	for _, p := range c.paths() {
+		if strings.ContainsRune(*p.value, 0) {
+			k.bad(p.field, "holds a NUL byte")
+		}
+	}
+	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	k.oneOf("log.format", c.Log.Format, "text", "json")
+	if c.ProxyMode != "" && !slices.Contains(ProxyModes(), c.ProxyMode) {
+		k.bad("proxyMode", "%q is not a mode that this build knows; it knows: %s", c.ProxyMode, strings.Join(ProxyModes(), ", "))
+	}
+	return k.found
+}
+
+func (k *checker) node(c *NodeAgentConfiguration) {
+	if c.NodeName != "" {
+		for _, m := range validation.IsDNS1123Subdomain(c.NodeName) {
+			k.bad("nodeName", "%q: %s", c.NodeName, m)
+		}
+	}
+	families := map[bool]string{}
+	for i, s := range c.NodeIP {
+		field := fmt.Sprintf("nodeIP[%d]", i)
+		a, err := netip.ParseAddr(s)
+		switch {
+		case err != nil:
+			k.bad(field, "%q is not an IP address", s)
+			continue
+		case a.Zone() != "" || a.Is4In6():
+			k.bad(field, "%q: write it without a zone and not as IPv4 in IPv6", s)
+			continue
+		case a.IsUnspecified() || a.IsMulticast():
+			k.bad(field, "%s cannot be a node's address", s)
+		}
+		k.onePerFamily(field, s, a.Is4(), families)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.NodeLabels)) {
+		field := "nodeLabels." + name
+		for _, m := range validation.IsQualifiedName(name) {
+			k.bad(field, "label name: %s", m)
+		}
+		for _, m := range validation.IsValidLabelValue(c.NodeLabels[name]) {
+			k.bad(field, "label value %q: %s", c.NodeLabels[name], m)
+		}
+	}
+}
+
+func (k *checker) onePerFamily(field, value string, is4 bool, seen map[bool]string) {
+	if first, ok := seen[is4]; ok {
+		k.bad(field, "%s is of the same family as %s; give at most one IPv4 and one IPv6", value, first)
+		return
+	}
+	seen[is4] = value
+}
+
+func (k *checker) source(c *NodeAgentConfiguration) {
+	if c.ManifestURL == "" {
+		if len(c.ManifestURLHeader) > 0 {
+			k.bad("manifestURLHeader", "set without manifestURL")
+		}
+		if c.ManifestURLCA != "" {
+			k.bad("manifestURLCA", "set without manifestURL")
+		}
+		return
+	}
+	u, err := url.Parse(c.ManifestURL)
+	switch {
+	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
+		k.bad("manifestURL", "%q must be an http:// or https:// URL", c.ManifestURL)
+	case u.Scheme == "http" && c.ManifestURLCA != "":
+		k.bad("manifestURLCA", "has no use with http://; make manifestURL https:// or leave it out")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.ManifestURLHeader)) {
+		field := "manifestURLHeader." + name
+		// net/http would refuse these too, but at every poll.
+		if !httpguts.ValidHeaderFieldName(name) {
+			k.bad(field, "not a header name")
+		}
+		for _, v := range c.ManifestURLHeader[name] {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				k.bad(field, "the value holds a line end or another character that a header cannot carry")
+			}
+		}
+	}
+}
+
+func (k *checker) network(n *Network) {
+	families := map[bool]string{}
+	for i, s := range n.PodCIDRs {
+		field := fmt.Sprintf("network.podCIDRs[%d]", i)
+		p, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil:
+			k.bad(field, "%q is not a network such as 10.88.0.0/16", s)
+			continue
+		case p.Masked() != p:
+			k.bad(field, "%s has bits set behind its length; did you mean %s?", s, p.Masked())
+		case p.Addr().BitLen()-p.Bits() < 2:
+			k.bad(field, "%s has no room for pods", s)
+		}
+		k.onePerFamily(field, s, p.Addr().Is4(), families)
+	}
+}
+
+func (k *checker) runtime(r *Runtime) {
+	if e := r.Endpoint; e != "" && e != EndpointAuto && e != EndpointEmbedded {
+		path, ok := strings.CutPrefix(e, "unix://")
+		if !ok || !filepath.IsAbs(path) {
+			k.bad("runtime.endpoint", "%q must be unix:///PATH, %q or %q", e, EndpointEmbedded, EndpointAuto)
+		}
+	}
+	if r.CgroupRoot != "" && !filepath.IsAbs(r.CgroupRoot) {
+		k.bad("runtime.cgroupRoot", "%q must start with /, the root of the cgroup tree", r.CgroupRoot)
+	}
+	k.oneOf("runtime.cgroupDriver", r.CgroupDriver, "cgroupfs", "systemd")
+}
+
+func (k *checker) limits(c *NodeAgentConfiguration) {
+	for _, f := range []struct {
+		field string
+		n     int64
+	}{
+		{"runtime.maxParallelStarts", int64(c.Runtime.MaxParallelStarts)},
+		{"images.maxParallelPulls", int64(c.Images.MaxParallelPulls)},
+		{"pods.pidsLimit", c.Pods.PidsLimit},
+		{"pods.maxDeadContainers", int64(c.Pods.MaxDeadContainers)},
+	} {
+		if f.n < 0 {
+			k.bad(f.field, "%d is below 0", f.n)
+		}
+	}
+}
+
+func (k *checker) durations(c *NodeAgentConfiguration) {
+	for _, f := range []struct {
+		field string
+		d     metav1.Duration
+		least time.Duration
+	}{
+		{"manifestsPoll", c.ManifestsPoll, 100 * time.Millisecond},
+		{"manifestURLInterval", c.ManifestURLInterval, 100 * time.Millisecond},
+		{"manifestURLTimeout", c.ManifestURLTimeout, 100 * time.Millisecond},
+		{"runtime.relistInterval", c.Runtime.RelistInterval, 100 * time.Millisecond},
+		{"images.pullBackoff", c.Images.PullBackoff, time.Second},
+		{"images.pullBackoffMax", c.Images.PullBackoffMax, time.Second},
+		{"images.pullProgressDeadline", c.Images.PullProgressDeadline, time.Second},
+		{"pods.crashBackoff", c.Pods.CrashBackoff, time.Second},
+		{"pods.crashBackoffMax", c.Pods.CrashBackoffMax, time.Second},
+		{"pods.crashBackoffReset", c.Pods.CrashBackoffReset, time.Second},
+	} {
+		if f.d.Duration != 0 && f.d.Duration < f.least {
+			k.bad(f.field, "%s is below the least, %s", f.d.Duration, f.least)
+		}
+	}
+	k.notAbove("images.pullBackoff", c.Images.PullBackoff, "images.pullBackoffMax", c.Images.PullBackoffMax)
+	k.notAbove("pods.crashBackoff", c.Pods.CrashBackoff, "pods.crashBackoffMax", c.Pods.CrashBackoffMax)
+}
+
+func (k *checker) notAbove(field string, a metav1.Duration, maxField string, b metav1.Duration) {
+	if a.Duration != 0 && b.Duration != 0 && a.Duration > b.Duration {
+		k.bad(field, "%s is above %s, %s", a.Duration, maxField, b.Duration)
+	}
+}
+
+func (k *checker) servers(c *NodeAgentConfiguration) {
+	if c.Listen != "" && c.Listen != ListenNone {
+		k.hostPort("listen", c.Listen)
+	}
+	if c.API.Listen == "" {
+		for _, f := range []struct{ field, v string }{
+			{"api.tlsCertFile", c.API.TLSCertFile}, {"api.tlsKeyFile", c.API.TLSKeyFile}, {"api.tokenFile", c.API.TokenFile},
+		} {
+			if f.v != "" {
+				k.bad(f.field, "set without api.listen")
+			}
+		}
+		return
+	}
+	k.hostPort("api.listen", c.API.Listen)
+	for _, f := range []struct{ field, v string }{
+		{"api.tlsCertFile", c.API.TLSCertFile}, {"api.tlsKeyFile", c.API.TLSKeyFile}, {"api.tokenFile", c.API.TokenFile},
+	} {
+		if f.v == "" {
+			k.bad(f.field, "missing; whoever reaches api.listen could run anything as root, so it needs TLS and a token")
+		}
+	}
+}
+
+func (k *checker) hostPort(field, s string) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		k.bad(field, "%q must be ADDRESS:PORT", s)
+		return
+	}
+	if _, err := netip.ParseAddr(host); host != "" && err != nil {
+		k.bad(field, "%q is not an IP address", host)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		k.bad(field, "%q is not a port", port)
+	}
+}
+
+func (k *checker) oneOf(field, v string, allowed ...string) {
+	if v != "" && !slices.Contains(allowed, v) {
+		k.bad(field, "%q must be one of: %s", v, strings.Join(allowed, ", "))
+	}
+}
