@@ -29,7 +29,8 @@ type State struct {
 
 // Progress of a running pull, in bytes; Total is 0 while unknown.
 type Progress struct {
-	Ref         string    `json:"ref"`
-	Done, Total int64     `json:"-"`
-	Started     time.Time `json:"started"`
+	Ref     string    `json:"ref"`
+	Done    int64     `json:"done"`
+	Total   int64     `json:"total"`
+	Started time.Time `json:"started,omitzero"` // zero: it waits for a place
 }
