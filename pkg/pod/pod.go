@@ -57,6 +57,9 @@ const (
 	AnnotationContainerImage = "nodeagent.dev/image"
 	// AnnotationContainerKind is "init" or "app".
 	AnnotationContainerKind = "nodeagent.dev/container-kind"
+	// AnnotationBackoffLevel is how many crashes in a row a container follows,
+	// so that a restarted agent goes on with the same crash back-off.
+	AnnotationBackoffLevel = "nodeagent.dev/backoff-level"
 	// AnnotationOrigin is the file, URL or "push" a pod came from; set on pods
 	// that the store hands out.
 	AnnotationOrigin = "nodeagent.dev/origin"

@@ -127,6 +127,8 @@ type ContainerOptions struct {
 	Args     []string // expanded
 	OOMScore int64
 	Devices  []string
+	// Annotations are set on the container besides the computed ones.
+	Annotations map[string]string
 }
 
 // EnvVar is one resolved environment variable.
@@ -164,4 +166,21 @@ type Image struct {
 	Size        uint64
 	Pinned      bool
 	User        string
+}
+
+// Auth is one registry credential. Either Username and Password, or one of the
+// tokens, is set.
+type Auth struct {
+	Username, Password string
+	// Encoded is base64 of "user:password", as docker's config.json has it.
+	Encoded       string
+	ServerAddress string
+	// IdentityToken and RegistryToken are OAuth2 tokens.
+	IdentityToken, RegistryToken string
+}
+
+// StreamOptions says which streams an exec or attach session carries. With TTY
+// there is no separate stderr.
+type StreamOptions struct {
+	Stdin, Stdout, Stderr, TTY bool
 }

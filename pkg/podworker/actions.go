@@ -1,0 +1,259 @@
+package podworker
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/status"
+)
+
+// A failed call is tried again after failBase, doubling to failMax.
+const (
+	failBase = time.Second
+	failMax  = time.Minute
+)
+
+// failure is the back-off of one call that keeps failing.
+type failure struct {
+	delay time.Duration
+	until time.Time
+}
+
+// act does one action. progress asks for another look at once; retry is when to
+// look again although nothing failed.
+func (s *turn) act(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a lifecycle.Action) (progress bool, retry time.Time, err error) {
+	switch a.Kind {
+	case lifecycle.CreateSandbox:
+		return true, time.Time{}, s.createSandbox(ctx, p, a)
+	case lifecycle.StopSandbox:
+		err := s.m.Sandboxes.StopSandbox(ctx, a.Sandbox)
+		if err == nil {
+			s.stopped[a.Sandbox] = true
+		}
+		return true, time.Time{}, err
+	case lifecycle.RemoveSandbox:
+		return false, time.Time{}, s.m.Sandboxes.RemoveSandbox(ctx, a.Sandbox)
+	case lifecycle.CreateContainer:
+		return s.createContainer(ctx, p, observed, a)
+	case lifecycle.StartContainer:
+		return true, time.Time{}, s.startContainer(ctx, p, a.Container, a.ID)
+	case lifecycle.KillContainer:
+		s.kill(ctx, p, a)
+		return false, time.Time{}, nil
+	case lifecycle.RemoveContainer:
+		if err := s.m.Containers.RemoveContainer(ctx, a.ID); err != nil {
+			return false, time.Time{}, err
+		}
+		s.m.removeContainerFiles(p, observed, a.ID)
+		return false, time.Time{}, nil
+	case lifecycle.Release:
+		return false, time.Time{}, s.releasePod(ctx)
+	case lifecycle.Forget:
+		return false, time.Time{}, s.forget(ctx, p)
+	default:
+		return false, time.Time{}, fmt.Errorf("pod %s: action %q is not known", pod.Describe(p), a.Kind)
+	}
+}
+
+// failed records the back-off of a failed action and tells the user; it
+// returns when to try again.
+func (s *turn) failed(p *v1.Pod, a lifecycle.Action, err error) time.Time {
+	f := s.failures[a.Container]
+	if f == nil {
+		f = &failure{}
+		s.failures[a.Container] = f
+	}
+	f.delay = min(max(failBase, 2*f.delay), failMax)
+	f.until = s.m.Clock().Add(f.delay)
+	reason, message := "FailedSync", fmt.Sprintf("%s: %v", a.Kind, err)
+	wait := v1.ContainerStateWaiting{Message: err.Error()}
+	switch a.Kind {
+	case lifecycle.CreateSandbox:
+		reason, message = failureReason(err), err.Error()
+		wait.Reason = status.ReasonContainerCreating
+		for i := range p.Spec.Containers {
+			s.waiting[p.Spec.Containers[i].Name] = wait
+		}
+	case lifecycle.CreateContainer:
+		reason, message, wait.Reason = "Failed", "Error: "+err.Error(), "CreateContainerError"
+		s.waiting[a.Container] = wait
+	case lifecycle.StartContainer:
+		reason, message, wait.Reason = "Failed", "Error: "+err.Error(), "RunContainerError"
+		s.waiting[a.Container] = wait
+	}
+	s.m.Log.Warn("an action on a pod failed; will try again", "pod", pod.Describe(p), "action", a.Kind,
+		"container", a.Container, "retryIn", f.delay, "err", err)
+	s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeWarning, reason, message)
+	return f.until
+}
+
+// backingOff shows a container's crash back-off.
+func (s *turn) backingOff(p *v1.Pod, name string, w lifecycle.Wait) {
+	if old, ok := s.waiting[name]; ok && old.Reason == status.ReasonCrashLoopBackOff {
+		return
+	}
+	s.waiting[name] = v1.ContainerStateWaiting{
+		Reason:  status.ReasonCrashLoopBackOff,
+		Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", w.Delay, name, p.Name, p.Namespace, p.UID),
+	}
+	s.m.Recorder.PodEvent(p, name, v1.EventTypeWarning, "BackOff",
+		fmt.Sprintf("Back-off restarting failed container %s in pod %s_%s(%s)", name, p.Name, p.Namespace, p.UID))
+}
+
+// take waits for one of the manager's start slots.
+func (s *turn) take(ctx context.Context) error {
+	if s.slot {
+		return nil
+	}
+	if err := s.m.starts.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	s.slot = true
+	return nil
+}
+
+func (s *turn) createContainer(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a lifecycle.Action) (bool, time.Time, error) {
+	spec, _, ok := pod.Container(p, a.Container)
+	if !ok {
+		return true, time.Time{}, nil
+	}
+	img := s.m.Images.Request(ctx, p, spec, a.Attempt)
+	if !img.Ready {
+		reason := img.Reason
+		if img.RetryAt.IsZero() {
+			// A running pull shows as kubelet shows it; its progress is the message.
+			reason = status.ReasonContainerCreating
+			if a.Init || len(p.Spec.InitContainers) > 0 {
+				reason = status.ReasonPodInitializing
+			}
+		}
+		s.waiting[a.Container] = v1.ContainerStateWaiting{Reason: reason, Message: img.Message}
+		return false, img.RetryAt, nil
+	}
+	if err := s.take(ctx); err != nil {
+		return false, time.Time{}, err
+	}
+	sandbox := observed.Sandbox()
+	o, err := s.containerOptions(ctx, p, spec, sandbox, a, img.Ref)
+	if err != nil {
+		return false, time.Time{}, err
+	}
+	id, err := s.m.Containers.CreateContainer(ctx, p, spec, o)
+	if err != nil {
+		return false, time.Time{}, err
+	}
+	s.m.linkLog(p, spec.Name, id, o)
+	s.m.Recorder.PodEvent(p, spec.Name, v1.EventTypeNormal, "Created", "Created container: "+spec.Name)
+	s.m.Hook("between CreateContainer and StartContainer")
+	if err := s.startContainer(ctx, p, spec.Name, id); err != nil {
+		s.failed(p, lifecycle.Action{Kind: lifecycle.StartContainer, Container: spec.Name}, err)
+	}
+	return true, time.Time{}, nil
+}
+
+func (s *turn) startContainer(ctx context.Context, p *v1.Pod, name, id string) error {
+	if err := s.take(ctx); err != nil {
+		return err
+	}
+	if err := s.m.Containers.StartContainer(ctx, id); err != nil {
+		return err
+	}
+	delete(s.failures, name)
+	delete(s.waiting, name)
+	s.m.Metrics.ContainerStarted()
+	s.m.Recorder.PodEvent(p, name, v1.EventTypeNormal, "Started", "Started container "+name)
+	return nil
+}
+
+// kill stops a container in the background, so that a shorter grace period can
+// still overtake a longer one.
+func (s *turn) kill(ctx context.Context, p *v1.Pod, a lifecycle.Action) {
+	s.mu.Lock()
+	_, again := s.killing[a.ID]
+	s.killing[a.ID] = a.Deadline
+	s.mu.Unlock()
+	if !again {
+		s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeNormal, "Killing",
+			fmt.Sprintf("Stopping container %s: %s", a.Container, a.Reason))
+	}
+	w := s.worker
+	s.kills.Go(func() {
+		grace := max(0, a.Deadline.Sub(w.m.Clock()))
+		err := w.m.Containers.StopContainer(ctx, a.ID, grace)
+		if err != nil && ctx.Err() == nil {
+			w.m.Log.Warn("cannot stop a container; will try again", "pod", pod.Describe(p), "container", a.Container, "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(runtimeRetry):
+			}
+		}
+		w.mu.Lock()
+		if w.killing[a.ID].Equal(a.Deadline) {
+			delete(w.killing, a.ID)
+		}
+		w.mu.Unlock()
+		w.poke()
+	})
+}
+
+// releasePod gives back what a pod with nothing running holds.
+func (s *turn) releasePod(ctx context.Context) error {
+	if err := s.m.Volumes.TearDown(ctx, s.uid); err != nil {
+		return err
+	}
+	if err := s.m.Cgroups.Remove(ctx, s.uid); err != nil {
+		return err
+	}
+	s.mounted, s.released = nil, true
+	return nil
+}
+
+func (s *turn) forget(ctx context.Context, p *v1.Pod) error {
+	logs := s.m.logDir(p)
+	if err := s.m.removeTraces(ctx, s.uid, logs); err != nil {
+		return err
+	}
+	s.m.Images.Forget(s.uid)
+	if s.orphan != nil {
+		return nil
+	}
+	return s.m.Store.Finished(s.uid)
+}
+
+// containerOptions resolves everything that the container's config needs.
+func (s *turn) containerOptions(ctx context.Context, p *v1.Pod, spec *v1.Container, sandbox *runtime.Sandbox,
+	a lifecycle.Action, image string) (runtime.ContainerOptions, error) {
+	if err := s.prepare(ctx, p); err != nil {
+		return runtime.ContainerOptions{}, err
+	}
+	mounts, err := s.mounts(p, spec, sandbox, a.Attempt)
+	if err != nil {
+		return runtime.ContainerOptions{}, err
+	}
+	o := runtime.ContainerOptions{
+		SandboxID: a.Sandbox, Sandbox: s.sandboxOptions(p, sandbox.Attempt), Attempt: a.Attempt, Init: a.Init,
+		ImageRef: image, LogPath: logPath(spec.Name, a.Attempt), Mounts: mounts,
+		OOMScore:    s.m.oomScore(p, spec),
+		Annotations: map[string]string{pod.AnnotationBackoffLevel: strconv.Itoa(a.Level)},
+	}
+	vars := map[string]string{}
+	lookup := func(n string) (string, bool) { v, ok := vars[n]; return v, ok }
+	for _, e := range spec.Env {
+		vars[e.Name] = pod.Expand(e.Value, lookup)
+		o.Env = append(o.Env, runtime.EnvVar{Name: e.Name, Value: vars[e.Name]})
+	}
+	for _, c := range spec.Command {
+		o.Command = append(o.Command, pod.Expand(c, lookup))
+	}
+	for _, c := range spec.Args {
+		o.Args = append(o.Args, pod.Expand(c, lookup))
+	}
+	return o, nil
+}

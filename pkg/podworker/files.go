@@ -1,0 +1,217 @@
+package podworker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Limits of a termination message, in bytes and lines, as the API documents.
+const (
+	maxMessage         = 4096
+	maxMessageFromLog  = 2048
+	maxMessageLogLines = 80
+)
+
+func (m *Manager) podDir(uid types.UID) string { return filepath.Join(m.PodsDir, string(uid)) }
+
+// logDir is <pod-log-dir>/<namespace>_<name>_<uid>, kubelet's name for it.
+func (m *Manager) logDir(p *v1.Pod) string {
+	return filepath.Join(m.PodLogDir, p.Namespace+"_"+p.Name+"_"+string(p.UID))
+}
+
+// logPath is a container's log, relative to the pod's.
+func logPath(container string, attempt uint32) string {
+	return filepath.Join(container, strconv.Itoa(int(attempt))+".log")
+}
+
+// linkLog makes <container-log-dir>/<pod>_<namespace>_<container>-<id>.log,
+// where log collectors look. A link that cannot be made costs no pod its start.
+func (m *Manager) linkLog(p *v1.Pod, container, id string, o runtime.ContainerOptions) {
+	link := m.logLink(p, container, id)
+	err := os.MkdirAll(m.ContainerLogDir, 0o755)
+	if err == nil {
+		err = os.Symlink(filepath.Join(o.Sandbox.LogDir, o.LogPath), link)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		m.Log.Warn("cannot link a container's log", "pod", pod.Describe(p), "container", container, "err", err)
+	}
+}
+
+func (m *Manager) logLink(p *v1.Pod, container, id string) string {
+	return filepath.Join(m.ContainerLogDir, p.Name+"_"+p.Namespace+"_"+container+"-"+id+".log")
+}
+
+// removeContainerFiles removes the log, its link and the message of a
+// container that the runtime has forgotten.
+func (m *Manager) removeContainerFiles(p *v1.Pod, observed *runtime.Pod, id string) {
+	for i := range observed.Containers {
+		c := &observed.Containers[i]
+		if c.ID != id {
+			continue
+		}
+		for _, path := range []string{
+			m.logLink(p, c.Name, id),
+			filepath.Join(m.logDir(p), logPath(c.Name, c.Attempt)),
+			m.messageFile(p.UID, c.Name, c.Attempt),
+		} {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				m.Log.Warn("cannot remove a file of a container that is gone", "pod", pod.Describe(p), "err", err)
+			}
+		}
+	}
+}
+
+func (m *Manager) messageFile(uid types.UID, container string, attempt uint32) string {
+	return filepath.Join(m.podDir(uid), "containers", container, strconv.Itoa(int(attempt))+".msg")
+}
+
+// makeMessageFile makes the file behind terminationMessagePath; any user of
+// the container may write it.
+func (m *Manager) makeMessageFile(p *v1.Pod, container string, attempt uint32) (string, error) {
+	path := m.messageFile(p.UID, container, attempt)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", fmt.Errorf("cannot make the termination message of %s in pod %s: %w", container, pod.Describe(p), err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|unix.O_NOFOLLOW, 0o666)
+	if err != nil {
+		return "", fmt.Errorf("cannot make the termination message of %s in pod %s: %w", container, pod.Describe(p), err)
+	}
+	defer f.Close()
+	return path, f.Chmod(0o666) // whatever the umask says
+}
+
+// terminationMessage is what a dead container left to say.
+func (m *Manager) terminationMessage(p *v1.Pod, c *runtime.Container) string {
+	msg, err := tail(m.messageFile(p.UID, c.Name, c.Attempt), maxMessage)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Sprintf("Error reading termination message: %v", err)
+	}
+	spec, _, ok := pod.Container(p, c.Name)
+	if len(msg) > 0 || !ok || c.ExitCode == 0 || spec.TerminationMessagePolicy != v1.TerminationMessageFallbackToLogsOnError {
+		return strings.ToValidUTF8(string(msg), "\uFFFD")
+	}
+	raw, err := tail(filepath.Join(m.logDir(p), logPath(c.Name, c.Attempt)), 4*maxMessage)
+	if err != nil {
+		return ""
+	}
+	return strings.ToValidUTF8(string(messageFromLog(raw)), "\uFFFD")
+}
+
+// messageFromLog strips CRI's "time stream tag " from the last lines.
+func messageFromLog(raw []byte) []byte {
+	lines := bytes.SplitAfter(raw, []byte("\n"))
+	if len(lines) > maxMessageLogLines+1 {
+		lines = lines[len(lines)-maxMessageLogLines-1:]
+	}
+	var out []byte
+	for _, l := range lines {
+		if f := bytes.SplitN(l, []byte(" "), 4); len(f) == 4 {
+			out = append(out, f[3]...)
+		}
+	}
+	if len(out) > maxMessageFromLog {
+		out = out[len(out)-maxMessageFromLog:]
+	}
+	return out
+}
+
+// tail reads the last n bytes of a regular file. The file may be in a
+// container's hands: a link or a pipe in its place is not followed.
+func tail(path string, n int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	return io.ReadAll(io.NewSectionReader(f, max(0, st.Size()-n), n))
+}
+
+// writeHosts writes the pod's /etc/hosts. The file is written in place: it is
+// bound into containers, and a rename would leave them with the old one.
+func (m *Manager) writeHosts(p *v1.Pod, ips []string) (string, error) {
+	var b strings.Builder
+	b.WriteString("# Written by nodeagent for this pod.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+		"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
+	for _, ip := range ips {
+		b.WriteString(ip + "\t" + m.hostname(p) + "\n")
+	}
+	path := filepath.Join(m.podDir(p.UID), "etc-hosts")
+	if old, err := os.ReadFile(path); err == nil && string(old) == b.String() {
+		return path, nil
+	}
+	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+		return "", fmt.Errorf("cannot write the hosts file of pod %s: %w", pod.Describe(p), err)
+	}
+	return path, nil
+}
+
+// removeTraces removes what is on disk of a pod that no longer runs. The
+// checkpoint stays: the store removes it last.
+func (m *Manager) removeTraces(ctx context.Context, uid types.UID, logs string) error {
+	if err := m.Volumes.TearDown(ctx, uid); err != nil {
+		return err
+	}
+	if err := m.Cgroups.Remove(ctx, uid); err != nil {
+		return err
+	}
+	if logs == "" {
+		if found, _ := filepath.Glob(filepath.Join(m.PodLogDir, "*_*_"+string(uid))); len(found) == 1 {
+			logs = found[0]
+		}
+	}
+	if logs != "" {
+		m.removeLinks(logs)
+		if err := os.RemoveAll(logs); err != nil {
+			return fmt.Errorf("cannot remove the logs of pod %s: %w", uid, err)
+		}
+	}
+	for _, name := range []string{"containers", "etc-hosts"} {
+		if err := os.RemoveAll(filepath.Join(m.podDir(uid), name)); err != nil {
+			return fmt.Errorf("cannot remove the files of pod %s: %w", uid, err)
+		}
+	}
+	// Only an empty folder goes; with a checkpoint in it, the store removes it.
+	if err := os.Remove(m.podDir(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		return fmt.Errorf("cannot remove the folder of pod %s: %w", uid, err)
+	}
+	return nil
+}
+
+// removeLinks removes the links that lead into a pod's log folder.
+func (m *Manager) removeLinks(logs string) {
+	parts := strings.SplitN(filepath.Base(logs), "_", 3) // namespace, name, uid
+	if len(parts) < 3 {
+		return
+	}
+	links, _ := filepath.Glob(filepath.Join(m.ContainerLogDir, parts[1]+"_"+parts[0]+"_*.log"))
+	for _, l := range links {
+		if target, err := os.Readlink(l); err == nil && strings.HasPrefix(target, logs+"/") {
+			if err := os.Remove(l); err != nil {
+				m.Log.Warn("cannot remove the link of a log that is gone", "link", l, "err", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,116 @@
+// Package lifecycle decides what to do next for one pod. It is pure: desired
+// and observed state and the time come in, a plan goes out, and the pod worker
+// carries the plan out. Nothing here remembers anything: what must survive a
+// restart of the agent is read back from the runtime (attempts, back-off
+// levels, exit codes) or from the desired pod (the deletion deadline).
+package lifecycle
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Input is all that a decision rests on.
+type Input struct {
+	// Pod is the desired pod; a deletionTimestamp means that it is to end by then.
+	Pod *v1.Pod
+	// Observed is what the runtime shows now.
+	Observed runtime.Pod
+	// Stopped holds the sandboxes that were stopped in full: a sandbox that is
+	// merely not ready may still hold an address.
+	Stopped map[string]bool
+	// Killing holds the containers that are being stopped, and by when.
+	Killing map[string]time.Time
+	// NotBefore holds the containers (by name) and, under "", the sandbox that
+	// failed to be made, and when to try again.
+	NotBefore map[string]time.Time
+	// End is true when the pod is to be wound down although it is still
+	// wanted: it was refused, or its status is already final.
+	End bool
+
+	Backoff Backoff
+	// KeepDead is how many dead containers stay per name besides the newest.
+	KeepDead int
+	Now      time.Time
+}
+
+// Kind is what an action does.
+type Kind string
+
+// The actions, each idempotent.
+const (
+	// CreateSandbox makes the sandbox of Attempt, after the pod's folders,
+	// cgroup and volumes are there.
+	CreateSandbox Kind = "CreateSandbox"
+	// StopSandbox ends everything in the sandbox and gives its addresses back.
+	StopSandbox Kind = "StopSandbox"
+	// RemoveSandbox forgets a stopped sandbox and all its containers.
+	RemoveSandbox Kind = "RemoveSandbox"
+	// CreateContainer makes the container of Attempt in Sandbox, once its image is there.
+	CreateContainer Kind = "CreateContainer"
+	// StartContainer starts the created container ID.
+	StartContainer Kind = "StartContainer"
+	// KillContainer stops container ID by Deadline, in the background.
+	KillContainer Kind = "KillContainer"
+	// RemoveContainer forgets the dead container ID and its log.
+	RemoveContainer Kind = "RemoveContainer"
+	// Release takes down volumes and cgroup of a pod with nothing running.
+	Release Kind = "Release"
+	// Forget removes the last traces of a deleted pod.
+	Forget Kind = "Forget"
+)
+
+// Action is one step. Which fields are set depends on Kind.
+type Action struct {
+	Kind      Kind
+	Sandbox   string
+	Container string // the container's name in the spec
+	ID        string
+	Attempt   uint32
+	Init      bool
+	Level     int // back-off level that the new container starts with
+	Deadline  time.Time
+	Reason    string // for events: why a container is killed
+}
+
+// Plan is what to do now and when to look again at the latest.
+type Plan struct {
+	Actions []Action
+	// WakeAt is zero when only an event can change the plan.
+	WakeAt time.Time
+	// Waiting holds the containers that wait for their crash back-off.
+	Waiting map[string]Wait
+	// Ended is true when the pod has nothing running and nothing to start:
+	// its phase is final, or it is being deleted.
+	Ended bool
+}
+
+// Wait is one container's crash back-off.
+type Wait struct {
+	Delay time.Duration
+	Until time.Time
+}
+
+// wake moves the next look forward to t.
+func (p *Plan) wake(t time.Time) {
+	if p.WakeAt.IsZero() || t.Before(p.WakeAt) {
+		p.WakeAt = t
+	}
+}
+
+func (p *Plan) add(a ...Action) { p.Actions = append(p.Actions, a...) }
+
+// Next decides. The order of what it returns is the order to act in; the
+// worker looks again after each batch.
+func Next(in Input) Plan {
+	if in.Pod.DeletionTimestamp != nil {
+		return terminate(in)
+	}
+	if in.End || Final(in.Pod, in.Observed) {
+		return windDown(in)
+	}
+	return run(in)
+}

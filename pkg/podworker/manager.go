@@ -1,0 +1,174 @@
+// Package podworker runs pods: one worker per pod UID, the only thing that
+// acts on that pod. Events only wake a worker; it always reads the desired
+// record and the runtime's current state, asks lifecycle.Next what to do, does
+// it, and writes the status that results.
+package podworker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/status"
+	"github.com/nodeagent/nodeagent/pkg/store"
+)
+
+// Options are the manager's parts and settings; all parts are required.
+type Options struct {
+	Store      Store
+	Observer   Observer
+	Sandboxes  Sandboxes
+	Containers Containers
+	Images     Images
+	Volumes    Volumes
+	Cgroups    Cgroups
+	Network    Network
+	Recorder   Recorder
+	Metrics    Metrics
+
+	// Admit says why the node does not run a new pod beside those that it
+	// already runs; nil: it does.
+	Admit func(p *v1.Pod, running []*v1.Pod) *status.Refusal
+
+	Hostname    string
+	NodeIPs     []string
+	NodeMemory  int64 // bytes
+	RuntimeName string
+	DNS         func() runtime.DNS
+
+	PodsDir         string // <state-dir>/pods
+	PodLogDir       string
+	ContainerLogDir string
+
+	Backoff  lifecycle.Backoff
+	KeepDead int
+	// MaxStarts bounds the pods that are in the middle of sandbox and
+	// container creation: runtimes get slower, not faster, beyond a few.
+	MaxStarts      int
+	RelistInterval time.Duration
+
+	Clock func() time.Time
+	Log   *slog.Logger
+	// Hook is called at every point where a crash must do no harm; tests kill
+	// the process there.
+	Hook func(point string)
+}
+
+// Manager owns the workers.
+type Manager struct {
+	Options
+	starts *semaphore.Weighted
+
+	mu      sync.Mutex
+	workers map[types.UID]*worker
+	ctx     context.Context // set by Run
+	wg      sync.WaitGroup
+	relist  chan struct{}
+}
+
+// New builds a manager; nothing runs until Run.
+func New(o Options) *Manager {
+	if o.Hook == nil {
+		o.Hook = func(string) {}
+	}
+	return &Manager{
+		Options: o,
+		starts:  semaphore.NewWeighted(int64(max(1, o.MaxStarts))),
+		workers: map[types.UID]*worker{},
+		relist:  make(chan struct{}, 1),
+	}
+}
+
+// Run works until ctx ends. Pods go on running afterwards.
+func (m *Manager) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	m.mu.Lock()
+	m.ctx = ctx
+	m.mu.Unlock()
+	defer m.wg.Wait()
+	for _, r := range m.Store.Records() {
+		m.Wake(r.Pod.UID)
+	}
+	g.Go(func() error { return m.Observer.Watch(ctx, m.observed) })
+	g.Go(func() error { return m.relistLoop(ctx) })
+	return g.Wait()
+}
+
+// Wake has the worker of uid look again, and starts it when there is none.
+func (m *Manager) Wake(uid types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ctx == nil || m.ctx.Err() != nil {
+		return
+	}
+	w := m.workers[uid]
+	if w == nil {
+		if _, ok := m.Store.ByUID(uid); !ok {
+			return
+		}
+		w = m.start(uid, nil)
+	}
+	w.poke()
+}
+
+// WakeAll has every worker look again: the runtime is back, or space is.
+func (m *Manager) WakeAll() {
+	for _, r := range m.Store.Records() {
+		m.Wake(r.Pod.UID)
+	}
+}
+
+// start makes and runs a worker; m.mu is held.
+func (m *Manager) start(uid types.UID, orphan *store.Record) *worker {
+	w := newWorker(m, uid, orphan)
+	m.workers[uid] = w
+	ctx := m.ctx
+	m.wg.Go(func() {
+		w.run(ctx)
+		m.mu.Lock()
+		delete(m.workers, uid)
+		m.mu.Unlock()
+		// A wake-up that came while the worker was on its way out is not lost.
+		if _, ok := m.Store.ByUID(uid); ok && ctx.Err() == nil {
+			m.Wake(uid)
+		}
+	})
+	return w
+}
+
+// observed is called for every runtime event.
+func (m *Manager) observed(e runtime.Event) {
+	if e.UID == "" {
+		select {
+		case m.relist <- struct{}{}:
+		default:
+		}
+		return
+	}
+	m.Wake(e.UID)
+}
+
+// running lists the pods that hold resources of the node, but uid itself.
+func (m *Manager) running(uid types.UID) []*v1.Pod {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var pods []*v1.Pod
+	for id, w := range m.workers {
+		if id == uid || !w.admitted.Load() {
+			continue
+		}
+		if r, ok := m.Store.ByUID(id); ok {
+			pods = append(pods, r.Pod)
+		}
+	}
+	return pods
+}

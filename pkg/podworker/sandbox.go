@@ -1,0 +1,145 @@
+package podworker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/cgroup"
+	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/volumes"
+)
+
+// maxHostname is the kernel's and DNS's limit of a host name label, in bytes.
+const maxHostname = 63
+
+// errMount marks a failure that users look for under FailedMount.
+var errMount = errors.New("cannot set up volumes")
+
+// failureReason is the event reason for a pod that cannot get its sandbox.
+func failureReason(err error) string {
+	if errors.Is(err, errMount) {
+		return "FailedMount"
+	}
+	return "FailedCreatePodSandBox"
+}
+
+// prepare makes what a pod's containers stand on: folders, cgroup, volumes. It
+// runs once per worker and sandbox; all of it is idempotent, so after a
+// restart of the agent it finds what is there.
+func (s *turn) prepare(ctx context.Context, p *v1.Pod) error {
+	if s.mounted != nil {
+		return nil
+	}
+	for _, dir := range []string{s.m.podDir(s.uid), s.m.logDir(p)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("cannot make the folder of pod %s: %w", pod.Describe(p), err)
+		}
+	}
+	if err := s.m.Cgroups.Ensure(ctx, p); err != nil {
+		return fmt.Errorf("cannot make the cgroup of pod %s: %w", pod.Describe(p), err)
+	}
+	s.m.Hook("between cgroup and volumes")
+	mounted, err := s.m.Volumes.SetUp(ctx, p)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errMount, err)
+	}
+	if mounted == nil {
+		mounted = map[string]volumes.Mounted{}
+	}
+	s.mounted, s.released = mounted, false
+	return nil
+}
+
+func (s *turn) createSandbox(ctx context.Context, p *v1.Pod, a lifecycle.Action) error {
+	// Pulls can start while the sandbox is made.
+	for i := range p.Spec.Containers {
+		c := &p.Spec.Containers[i]
+		if len(p.Spec.InitContainers) > 0 {
+			c = &p.Spec.InitContainers[0]
+		}
+		if c.ImagePullPolicy != v1.PullAlways {
+			s.m.Images.Request(ctx, p, c, 0)
+		}
+	}
+	if err := s.take(ctx); err != nil {
+		return err
+	}
+	s.mounted = nil // what a reboot took is set up again
+	if err := s.prepare(ctx, p); err != nil {
+		return err
+	}
+	done := s.m.Network.Creating()
+	defer done()
+	if _, err := s.m.Sandboxes.RunSandbox(ctx, p, s.sandboxOptions(p, a.Attempt)); err != nil {
+		return err
+	}
+	delete(s.failures, "")
+	for name, w := range s.waiting {
+		if w.Message != "" {
+			delete(s.waiting, name)
+		}
+	}
+	s.m.Metrics.SandboxStarted()
+	return nil
+}
+
+// sandboxOptions depend on the pod and its settings only, so that the same
+// options come out again for a container that is made later.
+func (s *turn) sandboxOptions(p *v1.Pod, attempt uint32) runtime.SandboxOptions {
+	return runtime.SandboxOptions{
+		Attempt: attempt, LogDir: s.m.logDir(p), CgroupParent: s.m.Cgroups.Parent(p),
+		DNS: s.m.DNS(), Hostname: s.m.hostname(p),
+	}
+}
+
+// hostname is the pod's name, cut to what the kernel takes; pods on the host's
+// network have the node's.
+func (m *Manager) hostname(p *v1.Pod) string {
+	if p.Spec.HostNetwork {
+		return m.Hostname
+	}
+	name := p.Name
+	if len(name) > maxHostname {
+		name = strings.TrimRight(name[:maxHostname], "-.")
+	}
+	return name
+}
+
+func (m *Manager) oomScore(p *v1.Pod, c *v1.Container) int64 {
+	return cgroup.OOMScoreAdj(p, c, m.NodeMemory)
+}
+
+// mounts are the container's binds: its volumes, the termination log and,
+// unless the pod mounts its own, /etc/hosts.
+func (s *turn) mounts(p *v1.Pod, spec *v1.Container, sandbox *runtime.Sandbox, attempt uint32) ([]runtime.Mount, error) {
+	list, err := volumes.ContainerMounts(p, spec, s.mounted)
+	if err != nil {
+		return nil, err
+	}
+	ownHosts := p.Spec.HostNetwork
+	for _, m := range list {
+		ownHosts = ownHosts || m.ContainerPath == "/etc/hosts"
+	}
+	if !ownHosts {
+		path, err := s.m.writeHosts(p, sandbox.IPs)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, runtime.Mount{Name: "etc-hosts", HostPath: path, ContainerPath: "/etc/hosts"})
+	}
+	if spec.TerminationMessagePath != "" {
+		path, err := s.m.makeMessageFile(p, spec.Name, attempt)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, runtime.Mount{Name: "termination-log", HostPath: path, ContainerPath: spec.TerminationMessagePath})
+	}
+	return list, nil
+}

@@ -1,0 +1,300 @@
+package podworker
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/status"
+	"github.com/nodeagent/nodeagent/pkg/store"
+	"github.com/nodeagent/nodeagent/pkg/volumes"
+)
+
+// runtimeRetry is how soon a worker looks again when the runtime did not answer.
+const runtimeRetry = time.Second
+
+// worker holds nothing that a restart could not find again: caches, the calls
+// that are under way, and back-off of calls that failed.
+type worker struct {
+	m      *Manager
+	uid    types.UID
+	orphan *store.Record // set when no source knows the pod
+	wake   chan struct{}
+
+	admitted atomic.Bool
+	refused  *status.Refusal
+	released bool
+	mounted  map[string]volumes.Mounted // nil: not set up since this worker began
+	stopped  map[string]bool            // sandboxes
+	running  map[string]bool            // containers seen alive
+	messages map[string]string          // termination messages by container ID
+	failures map[string]*failure        // by container name; "" is the sandbox
+	waiting  map[string]v1.ContainerStateWaiting
+
+	mu      sync.Mutex
+	killing map[string]time.Time
+	seen    string
+}
+
+func newWorker(m *Manager, uid types.UID, orphan *store.Record) *worker {
+	return &worker{
+		m: m, uid: uid, orphan: orphan, wake: make(chan struct{}, 1),
+		stopped: map[string]bool{}, running: map[string]bool{}, messages: map[string]string{},
+		failures: map[string]*failure{}, waiting: map[string]v1.ContainerStateWaiting{},
+		killing: map[string]time.Time{},
+	}
+}
+
+func (w *worker) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lastSeen is the fingerprint of the worker's last look; empty before it.
+func (w *worker) lastSeen() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.seen
+}
+
+// run looks and acts until the pod is gone or ctx ends.
+func (w *worker) run(ctx context.Context) {
+	var kills sync.WaitGroup
+	defer kills.Wait()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-timer.C:
+		}
+		next, done := w.sync(ctx, &kills)
+		if done {
+			return
+		}
+		d := time.Hour
+		if !next.IsZero() {
+			d = max(0, next.Sub(w.m.Clock()))
+		}
+		timer.Reset(d)
+	}
+}
+
+func (w *worker) record() (store.Record, bool) {
+	if w.orphan != nil {
+		return *w.orphan, true
+	}
+	return w.m.Store.ByUID(w.uid)
+}
+
+// sync brings the pod as far as it gets without waiting for anything; next is
+// when to look again at the latest.
+func (w *worker) sync(ctx context.Context, kills *sync.WaitGroup) (next time.Time, done bool) {
+	s := &turn{worker: w, kills: kills}
+	defer s.release()
+	for ctx.Err() == nil {
+		rec, ok := w.record()
+		if !ok {
+			return time.Time{}, true
+		}
+		observed, err := w.m.Observer.Pod(ctx, w.uid)
+		if err != nil {
+			w.m.Log.Warn("cannot see what the runtime runs; will look again", "pod", pod.Describe(rec.Pod), "err", err)
+			return w.m.Clock().Add(runtimeRetry), false
+		}
+		w.note(rec, &observed)
+		if !w.admit(rec, &observed) {
+			w.writeStatus(rec, &observed)
+			return time.Time{}, false
+		}
+		again, wakeAt, gone := s.turn(ctx, rec, observed)
+		if gone {
+			return time.Time{}, true
+		}
+		if !again {
+			return wakeAt, false
+		}
+	}
+	return time.Time{}, true
+}
+
+// turn is one pass of sync: a plan, its actions, the status. It holds at most
+// one of the manager's start slots.
+type turn struct {
+	*worker
+	kills *sync.WaitGroup
+	slot  bool
+}
+
+func (s *turn) release() {
+	if s.slot {
+		s.m.starts.Release(1)
+		s.slot = false
+	}
+}
+
+func (s *turn) turn(ctx context.Context, rec store.Record, observed runtime.Pod) (again bool, wakeAt time.Time, gone bool) {
+	plan := lifecycle.Next(s.input(rec, observed))
+	for name, wait := range plan.Waiting {
+		s.backingOff(rec.Pod, name, wait)
+	}
+	s.writeStatus(rec, &observed)
+	wakeAt = plan.WakeAt
+	for _, a := range plan.Actions {
+		if a.Kind == lifecycle.Release && s.released {
+			continue
+		}
+		s.m.Hook("before " + string(a.Kind))
+		progress, retry, err := s.act(ctx, rec.Pod, &observed, a)
+		s.m.Hook("after " + string(a.Kind))
+		if err != nil {
+			if ctx.Err() != nil {
+				return false, time.Time{}, false
+			}
+			retry = s.failed(rec.Pod, a, err)
+		}
+		if !retry.IsZero() && (wakeAt.IsZero() || retry.Before(wakeAt)) {
+			wakeAt = retry
+		}
+		again = again || progress
+		if a.Kind == lifecycle.Forget && err == nil {
+			return false, time.Time{}, true
+		}
+		if err != nil && !independent(a.Kind) {
+			break
+		}
+	}
+	if !again {
+		// Reasons to wait may have changed without anything being done.
+		s.writeStatus(rec, &observed)
+	}
+	return again, wakeAt, false
+}
+
+// independent actions may fail without holding up those behind them: one
+// container's bad image does not keep the others from starting.
+func independent(k lifecycle.Kind) bool {
+	switch k {
+	case lifecycle.CreateContainer, lifecycle.StartContainer, lifecycle.KillContainer, lifecycle.RemoveContainer:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *turn) input(rec store.Record, observed runtime.Pod) lifecycle.Input {
+	in := lifecycle.Input{
+		Pod: rec.Pod, Observed: observed, Stopped: s.stopped,
+		NotBefore: map[string]time.Time{}, Killing: map[string]time.Time{},
+		End:     s.refused != nil || pod.IsTerminal(rec.Pod.Status.Phase),
+		Backoff: s.m.Backoff, KeepDead: s.m.KeepDead, Now: s.m.Clock(),
+	}
+	for name, f := range s.failures {
+		in.NotBefore[name] = f.until
+	}
+	s.mu.Lock()
+	for id, t := range s.killing {
+		in.Killing[id] = t
+	}
+	s.mu.Unlock()
+	return in
+}
+
+// note remembers what this look shows and measures how late exits are seen.
+func (w *worker) note(rec store.Record, observed *runtime.Pod) {
+	w.mu.Lock()
+	w.seen = fingerprint(observed)
+	w.mu.Unlock()
+	alive := map[string]bool{}
+	for i := range observed.Containers {
+		c := &observed.Containers[i]
+		switch c.State {
+		case runtime.StateRunning:
+			alive[c.ID] = true
+			delete(w.waiting, c.Name)
+		case runtime.StateExited:
+			if w.running[c.ID] {
+				w.m.Metrics.ExitHandled(w.m.Clock().Sub(c.FinishedAt))
+				delete(w.waiting, c.Name)
+			}
+			if _, read := w.messages[c.ID]; !read {
+				w.messages[c.ID] = w.m.terminationMessage(rec.Pod, c)
+			}
+		}
+	}
+	for id := range w.messages {
+		if !hasContainer(observed, id) {
+			delete(w.messages, id)
+		}
+	}
+	w.running = alive
+}
+
+func hasContainer(p *runtime.Pod, id string) bool {
+	for i := range p.Containers {
+		if p.Containers[i].ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// admit decides once whether the node runs the pod. What already has a sandbox
+// is never asked again: pods do not die because labels change.
+func (w *worker) admit(rec store.Record, observed *runtime.Pod) bool {
+	if w.admitted.Load() || w.orphan != nil || rec.Pod.DeletionTimestamp != nil || pod.IsTerminal(rec.Pod.Status.Phase) {
+		return true
+	}
+	if len(observed.Sandboxes) == 0 && w.refused == nil {
+		w.refused = w.m.Admit(rec.Pod, w.m.running(w.uid))
+		if w.refused != nil {
+			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeWarning, w.refused.Reason, w.refused.Message)
+		}
+	}
+	if w.refused != nil {
+		return false
+	}
+	w.admitted.Store(true)
+	return true
+}
+
+func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
+	if w.orphan != nil {
+		return
+	}
+	if cur, ok := w.m.Store.ByUID(w.uid); ok {
+		rec = cur
+	}
+	st := status.Compute(status.Input{
+		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Messages: w.messages,
+		NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
+	})
+	became := podReady(st) && !podReady(rec.Pod.Status) && rec.Pod.Status.Phase != v1.PodRunning
+	if err := w.m.Store.SetStatus(w.uid, st); err != nil {
+		w.m.Log.Warn("cannot keep the pod's status; will try again", "pod", pod.Describe(rec.Pod), "err", err)
+		return
+	}
+	if became {
+		w.m.Metrics.PodStarted(w.m.Clock().Sub(rec.Accepted))
+	}
+}
+
+func podReady(st v1.PodStatus) bool {
+	for i := range st.Conditions {
+		if st.Conditions[i].Type == v1.PodReady {
+			return st.Conditions[i].Status == v1.ConditionTrue
+		}
+	}
+	return false
+}

@@ -1,0 +1,195 @@
+// Package status computes a pod's status from what is desired and what is
+// observed. It is pure, and its result is the only status anybody sees: the
+// pod worker writes it to the store, and API, CLI and watches read it there.
+package status
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/cgroup"
+	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// Reasons as kubelet spells them.
+const (
+	ReasonContainerCreating = "ContainerCreating"
+	ReasonPodInitializing   = "PodInitializing"
+	ReasonCrashLoopBackOff  = "CrashLoopBackOff"
+	reasonNotReady          = "ContainersNotReady"
+	reasonNotInitialized    = "ContainersNotInitialized"
+	reasonCompleted         = "PodCompleted"
+	reasonFailed            = "PodFailed"
+)
+
+// Input is all that a status rests on.
+type Input struct {
+	// Pod is the desired pod; its .status is the last one computed, from which
+	// transition times and what the runtime no longer knows are carried over.
+	Pod      *v1.Pod
+	Observed runtime.Pod
+	// Waiting says, by container name, why a container is not running.
+	Waiting map[string]v1.ContainerStateWaiting
+	// Refused is set when the node does not run the pod at all.
+	Refused *Refusal
+	// Messages are termination messages by container ID.
+	Messages map[string]string
+	// NodeIPs are the node's addresses, primary first.
+	NodeIPs []string
+	// RuntimeName prefixes container IDs: "containerd".
+	RuntimeName string
+	Accepted    time.Time
+	Now         time.Time
+}
+
+// Refusal is why the node does not run a pod: "NodeAffinity" and a sentence.
+type Refusal struct{ Reason, Message string }
+
+// Compute returns the pod's status.
+func Compute(in Input) v1.PodStatus {
+	st := v1.PodStatus{
+		QOSClass:  cgroup.QOS(in.Pod),
+		StartTime: &metav1.Time{Time: in.Accepted.Truncate(time.Second)},
+	}
+	for _, ip := range in.NodeIPs {
+		st.HostIPs = append(st.HostIPs, v1.HostIP{IP: ip})
+	}
+	if len(in.NodeIPs) > 0 {
+		st.HostIP = in.NodeIPs[0]
+	}
+	if in.Refused != nil {
+		st.Phase, st.Reason, st.Message = v1.PodFailed, in.Refused.Reason, in.Refused.Message
+		st.Conditions = conditions(in, st)
+		return st
+	}
+	setIPs(in, &st)
+	st.InitContainerStatuses = containers(in, in.Pod.Spec.InitContainers, in.Pod.Status.InitContainerStatuses, ReasonPodInitializing)
+	waiting := ReasonContainerCreating
+	if len(in.Pod.Spec.InitContainers) > 0 {
+		waiting = ReasonPodInitializing
+	}
+	st.ContainerStatuses = containers(in, in.Pod.Spec.Containers, in.Pod.Status.ContainerStatuses, waiting)
+	for i := range st.InitContainerStatuses {
+		c := &st.InitContainerStatuses[i]
+		c.Ready = c.State.Terminated != nil && c.State.Terminated.ExitCode == 0
+	}
+	st.Phase = phase(in, &st)
+	st.Conditions = conditions(in, st)
+	return st
+}
+
+func setIPs(in Input, st *v1.PodStatus) {
+	var ips []string
+	sandbox := in.Observed.Sandbox()
+	switch {
+	case sandbox == nil || !sandbox.Ready:
+		// A finished pod shows the address it had, as kubelet's does.
+		if pod.IsTerminal(in.Pod.Status.Phase) || in.Pod.DeletionTimestamp != nil || lifecycle.Final(in.Pod, in.Observed) {
+			st.PodIP, st.PodIPs = in.Pod.Status.PodIP, in.Pod.Status.PodIPs
+		}
+		return
+	case in.Pod.Spec.HostNetwork:
+		ips = in.NodeIPs
+	default:
+		ips = sandbox.IPs
+	}
+	for _, ip := range ips {
+		st.PodIPs = append(st.PodIPs, v1.PodIP{IP: ip})
+	}
+	if len(ips) > 0 {
+		st.PodIP = ips[0]
+	}
+}
+
+// phase follows the API's definition: Running once every container has run or
+// runs, final only when nothing will be started again.
+func phase(in Input, st *v1.PodStatus) v1.PodPhase {
+	if pod.IsTerminal(in.Pod.Status.Phase) {
+		return in.Pod.Status.Phase
+	}
+	if lifecycle.InitFailed(in.Pod, in.Observed) && allEnded(st.InitContainerStatuses) {
+		return v1.PodFailed
+	}
+	started, ended, failed := 0, 0, 0
+	for i := range st.ContainerStatuses {
+		c := &st.ContainerStatuses[i]
+		switch {
+		case c.State.Terminated != nil:
+			started++
+			ended++
+			if c.State.Terminated.ExitCode != 0 {
+				failed++
+			}
+		case c.State.Running != nil, c.LastTerminationState.Terminated != nil:
+			started++
+		}
+	}
+	all := len(in.Pod.Spec.Containers)
+	switch {
+	case started < all:
+		return v1.PodPending
+	case ended < all || !lifecycle.Final(in.Pod, in.Observed) && in.Pod.DeletionTimestamp == nil:
+		return v1.PodRunning
+	case failed > 0:
+		return v1.PodFailed
+	default:
+		return v1.PodSucceeded
+	}
+}
+
+func allEnded(cs []v1.ContainerStatus) bool {
+	for i := range cs {
+		if cs[i].State.Running != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// conditions keep their transition times while they do not change.
+func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
+	reason := ""
+	switch st.Phase {
+	case v1.PodSucceeded:
+		reason = reasonCompleted
+	case v1.PodFailed:
+		reason = reasonFailed
+	}
+	sandbox := in.Observed.Sandbox()
+	inited, initReason, initMsg := initialized(in, &st)
+	ready, readyReason, readyMsg := ready(in, &st)
+	if reason != "" {
+		readyReason, readyMsg = reason, ""
+		ready = false
+		if reason == reasonCompleted {
+			inited, initReason, initMsg = true, reasonCompleted, ""
+		}
+	}
+	list := []v1.PodCondition{
+		{Type: v1.PodReadyToStartContainers, Status: status(sandbox != nil && sandbox.Ready)},
+		{Type: v1.PodInitialized, Status: status(inited), Reason: initReason, Message: initMsg},
+		{Type: v1.PodReady, Status: status(ready), Reason: readyReason, Message: readyMsg},
+		{Type: v1.ContainersReady, Status: status(ready), Reason: readyReason, Message: readyMsg},
+		{Type: v1.PodScheduled, Status: v1.ConditionTrue},
+	}
+	for i := range list {
+		list[i].LastTransitionTime = metav1.Time{Time: in.Now.Truncate(time.Second)}
+		for _, old := range in.Pod.Status.Conditions {
+			if old.Type == list[i].Type && old.Status == list[i].Status {
+				list[i].LastTransitionTime = old.LastTransitionTime
+			}
+		}
+	}
+	return list
+}
+
+func status(b bool) v1.ConditionStatus {
+	if b {
+		return v1.ConditionTrue
+	}
+	return v1.ConditionFalse
+}
