@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Object is one accepted document of a manifest.
@@ -20,8 +21,9 @@ type Object struct {
 	// or UID(nodeName, namespace, name, SpecHash).
 	Pod *v1.Pod
 	// Canonical is the whole document as the user wrote it, as JSON with sorted
-	// keys: no defaults, no Go struct in between. It is what is kept on disk
-	// and what equality is judged on.
+	// keys and without nulls: no defaults, no Go struct in between (but for what
+	// Options supplied). It is what is kept on disk and what equality is judged
+	// on; Decode reads it back.
 	Canonical []byte
 	// SpecHash is the hex SHA-256 of the canonical form of .spec.
 	SpecHash string
@@ -66,6 +68,21 @@ func (e *Error) Error() string {
 type Options struct {
 	// Origin names the file or URL in errors and in Object.Origin.
 	Origin string
-	// NodeName enters the derived UID and spec.nodeName.
+	// NodeName enters the derived UID and spec.nodeName. A pod that names
+	// another node is refused; an empty NodeName (offline validation) refuses
+	// none.
 	NodeName string
+
+	// The rest is for the push source. What they supply becomes part of
+	// Canonical, so that a checkpoint decodes to the same object without them.
+
+	// Namespace is where an object goes that names none; empty means
+	// "default".
+	Namespace string
+	// UID is given to an object that names none; empty means a UID derived
+	// from the node, the key and the spec.
+	UID types.UID
+	// GenerateName turns metadata.generateName into a name that is free. When
+	// nil, generateName is refused: a file must always mean the same pod.
+	GenerateName func(prefix string) string
 }

@@ -1,0 +1,103 @@
+package manifest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// appendCanonical writes a value as JSON with sorted keys, without nulls in
+// objects and without white space. skip leaves out what it says true for; it
+// may be nil.
+//
+// The form is a promise: pods on disk and derived UIDs depend on it, so it must
+// never change for a document that an older version accepted.
+func appendCanonical(b []byte, n *node, skip func(*path) bool, p *path) []byte {
+	switch n.kind {
+	case kindNull:
+		return append(b, "null"...)
+	case kindBool, kindNumber:
+		return append(b, n.text...)
+	case kindString:
+		return appendString(b, n.text)
+	case kindList:
+		b = append(b, '[')
+		for i, item := range n.items {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendCanonical(b, item, skip, p.item(i))
+		}
+		return append(b, ']')
+	}
+	order := slices.Clone(n.entries)
+	slices.SortFunc(order, func(x, y entry) int { return strings.Compare(x.key, y.key) })
+	b = append(b, '{')
+	first := true
+	for _, e := range order {
+		kp := p.field(e.key)
+		if e.value.kind == kindNull || skip != nil && skip(kp) {
+			continue
+		}
+		if !first {
+			b = append(b, ',')
+		}
+		first = false
+		b = appendString(b, e.key)
+		b = append(b, ':')
+		b = appendCanonical(b, e.value, skip, kp)
+	}
+	return append(b, '}')
+}
+
+func appendString(b []byte, s string) []byte {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	// A string always encodes.
+	_ = enc.Encode(s)
+	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...)
+}
+
+// SpecHash is the hex SHA-256 of the canonical form of a document's .spec;
+// canonical is Object.Canonical. A document without a spec hashes as an empty
+// one.
+func SpecHash(canonical []byte) (string, error) {
+	var doc struct {
+		Spec json.RawMessage `json:"spec"`
+	}
+	if err := json.Unmarshal(canonical, &doc); err != nil {
+		return "", fmt.Errorf("hash the spec: %w", err)
+	}
+	// The spec's bytes stand in the canonical document as they are.
+	return hashSpec(doc.Spec), nil
+}
+
+func hashSpec(spec []byte) string {
+	if len(spec) == 0 {
+		spec = []byte("{}")
+	}
+	sum := sha256.Sum256(spec)
+	return hex.EncodeToString(sum[:])
+}
+
+// UID derives a pod's UID from what makes it the same pod: the node, the key
+// and the hash of the spec. It has the shape of a UUID (RFC 9562, version 8).
+func UID(nodeName, namespace, name, specHash string) types.UID {
+	h := sha256.New()
+	for _, s := range []string{"nodeagent pod uid", nodeName, namespace, name, specHash} {
+		// No part can hold a NUL: all of them are names or hex.
+		h.Write([]byte(s))
+		h.Write([]byte{0})
+	}
+	u := h.Sum(nil)[:16]
+	u[6] = u[6]&0x0f | 0x80
+	u[8] = u[8]&0x3f | 0x80
+	return types.UID(fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16]))
+}

@@ -1,0 +1,331 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
+)
+
+// maxListDepth is how deep lists of lists may go; kubectl never writes more
+// than one.
+const maxListDepth = 4
+
+// Decode reads a stream of YAML documents or JSON values and returns the
+// objects it accepts, in order, and an error for everything it refuses. A
+// document that is refused does not keep the others from being accepted;
+// comments and empty documents are nothing. One document may have 1.5 MiB.
+//
+// Accepted are v1 Pods and v1 List and PodList of them. Decode never panics
+// and its time and memory are bounded by the size of data.
+func Decode(data []byte, opts Options) ([]Object, []*Error) {
+	d := &decoder{opts: opts}
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	for _, c := range splitStream(data) {
+		d.chunk(c)
+	}
+	return d.objects, d.errs
+}
+
+type decoder struct {
+	opts    Options
+	objects []Object
+	errs    []*Error
+}
+
+// refuse reports errors of one document, and no more than a reader can take in.
+func (d *decoder) refuse(object string, errs ...*Error) {
+	for i, e := range errs {
+		e.Origin, e.Object = d.opts.Origin, object
+		if i == maxErrors {
+			d.errs = append(d.errs, &Error{Origin: e.Origin, Line: e.Line, Object: object,
+				Msg: "more errors follow; correct these first"})
+			return
+		}
+		d.errs = append(d.errs, e)
+	}
+}
+
+func (d *decoder) chunk(c chunk) {
+	if e := unreadable(c); e != nil {
+		d.refuse("", e)
+		return
+	}
+	docs, errs := parseChunk(c)
+	for _, n := range docs {
+		d.document(n)
+	}
+	for _, e := range errs {
+		d.refuse(e.object, &Error{Line: e.line, Field: e.field, Msg: e.msg})
+	}
+}
+
+// unreadable refuses what is not text, and too much of it.
+func unreadable(c chunk) *Error {
+	if len(c.data) > maxDocument {
+		return &Error{Line: c.line, Msg: fmt.Sprintf(
+			"the document has %d bytes; the limit is %d (1.5 MiB): split it with \"---\" lines", len(c.data), maxDocument)}
+	}
+	lineAt := func(i int) int { return c.line + bytes.Count(c.data[:i], []byte{'\n'}) }
+	if i := bytes.IndexByte(c.data, 0); i >= 0 {
+		return &Error{Line: lineAt(i), Msg: "a NUL byte: this is not a text file"}
+	}
+	if !utf8.Valid(c.data) {
+		i := 0
+		for i < len(c.data) {
+			r, size := utf8.DecodeRune(c.data[i:])
+			if r == utf8.RuneError && size == 1 {
+				break
+			}
+			i += size
+		}
+		return &Error{Line: lineAt(i), Msg: "not UTF-8 text; save the file as UTF-8"}
+	}
+	return nil
+}
+
+// parseChunk reads JSON where it looks like JSON. What does not parse as such
+// may still be YAML in braces.
+func parseChunk(c chunk) ([]*node, []*parseError) {
+	text := bytes.TrimLeft(c.data, " \t\r\n")
+	if len(text) == 0 {
+		return nil, nil
+	}
+	if text[0] != '{' {
+		return parseYAML(c)
+	}
+	docs, errs := parseJSON(c)
+	if len(errs) == 0 {
+		return docs, nil
+	}
+	inner := bytes.TrimLeft(text[1:], " \t\r\n")
+	if len(inner) > 0 && inner[0] == '"' {
+		return docs, errs
+	}
+	return parseYAML(c)
+}
+
+func (d *decoder) document(n *node) {
+	switch n.kind {
+	case kindNull:
+	case kindMap:
+		d.object(n, "", 0)
+	default:
+		d.refuse("", &Error{Line: n.line, Msg: fmt.Sprintf(
+			"expected an object with apiVersion and kind, got %s", n.describe())})
+	}
+}
+
+// object takes one object by its kind. inList is the kind that items of a
+// typed list have without saying so.
+func (d *decoder) object(n *node, inList string, depth int) {
+	if n.kind != kindMap {
+		d.refuse("", &Error{Line: n.line, Msg: fmt.Sprintf("expected an object with apiVersion and kind, got %s", n.describe())})
+		return
+	}
+	if inList != "" && n.get("kind") == nil && n.get("apiVersion") == nil {
+		text := func(s string) *node { return &node{kind: kindString, line: n.line, text: s, cost: len(s) + 2} }
+		n = n.with("apiVersion", text("v1")).with("kind", text(inList))
+	}
+	for _, name := range []string{"apiVersion", "kind"} {
+		v := n.get(name)
+		if v == nil || v.kind == kindString && v.text == "" {
+			d.refuse("", &Error{Line: n.line, Field: name, Msg: "missing; a manifest says apiVersion: v1 and kind: Pod"})
+			return
+		}
+		if v.kind != kindString {
+			d.refuse("", &Error{Line: v.line, Field: name, Msg: fmt.Sprintf("expected a string, got %s", v.describe())})
+			return
+		}
+	}
+	kind, version := n.str("kind"), n.str("apiVersion")
+	switch {
+	case version == "v1" && kind == "Pod":
+		d.pod(n)
+	case version == "v1" && (kind == "List" || kind == "PodList"):
+		d.list(n, strings.TrimSuffix(kind, "List"), depth)
+	default:
+		d.refuse(objectName(n), &Error{Line: n.lineOf("kind"), Field: "kind", Unsupported: true, Msg: unsupportedKind(version, kind)})
+	}
+}
+
+// unsupportedKind tells a kind that is not served from a word that was mistyped.
+func unsupportedKind(version, kind string) string {
+	if strings.EqualFold(kind, "pod") {
+		if kind == "Pod" {
+			return fmt.Sprintf("Pod in apiVersion %s does not exist; write apiVersion: v1", shorten(version))
+		}
+		return fmt.Sprintf("%s in apiVersion %s does not exist; did you mean Pod in v1?", shorten(kind), shorten(version))
+	}
+	return fmt.Sprintf("%s (%s) is not supported by this version of nodeagent; it takes Pods and lists of Pods (v1)",
+		shorten(kind), shorten(version))
+}
+
+// objectName is "Pod default/web" as far as the document says.
+func objectName(n *node) string {
+	meta := n.get("metadata")
+	name := meta.str("name")
+	if name == "" {
+		if name = meta.str("generateName"); name == "" {
+			return shorten(n.str("kind"))
+		}
+		name += "*"
+	}
+	ns := meta.str("namespace")
+	if ns == "" && n.str("kind") == "Pod" {
+		ns = pod.DefaultNamespace
+	}
+	if ns != "" {
+		name = ns + "/" + name
+	}
+	return shorten(n.str("kind")) + " " + shorten(name)
+}
+
+func (d *decoder) list(n *node, itemKind string, depth int) {
+	if depth >= maxListDepth {
+		d.refuse("", &Error{Line: n.line, Msg: fmt.Sprintf("lists are nested deeper than %d", maxListDepth)})
+		return
+	}
+	items := n.get("items")
+	for _, e := range n.entries {
+		switch e.key {
+		case "apiVersion", "kind", "metadata", "items":
+		default:
+			d.refuse(n.str("kind"), &Error{Line: e.line, Field: shorten(e.key), Msg: "unknown field"})
+			return
+		}
+	}
+	if items == nil {
+		return
+	}
+	if items.kind != kindList {
+		d.refuse(n.str("kind"), &Error{Line: items.line, Field: "items", Msg: fmt.Sprintf("expected a list, got %s", items.describe())})
+		return
+	}
+	for _, item := range items.items {
+		d.object(item, itemKind, depth+1)
+	}
+}
+
+// pod decodes, defaults and validates one Pod document.
+func (d *decoder) pod(n *node) {
+	n = d.complete(n)
+	name := objectName(n)
+	w := &walker{}
+	w.structure(n, reflect.TypeFor[v1.Pod](), nil)
+	if g := n.get("metadata").entry("generateName"); g != nil && d.opts.GenerateName == nil && g.value.kind == kindString && g.value.text != "" &&
+		n.get("metadata").str("name") == "" {
+		w.add(g.line, (*path)(nil).field("metadata").field("generateName"), true,
+			"a manifest must name its pod; use metadata.name")
+	}
+	if len(w.errs) > 0 {
+		d.refuse(name, w.errs...)
+		return
+	}
+	o := Object{Origin: d.opts.Origin, Line: n.line, Canonical: appendCanonical(nil, n, nil, nil)}
+	var spec []byte
+	if s := n.get("spec"); s != nil {
+		spec = appendCanonical(nil, s, nil, nil)
+	}
+	o.SpecHash = hashSpec(spec)
+	p := &v1.Pod{}
+	if err := json.Unmarshal(appendCanonical(nil, n, isServerSide, nil), p); err != nil {
+		// The walk has checked every type; what is left is a rule of a type's own.
+		d.refuse(name, &Error{Line: n.line, Msg: fmt.Sprintf("decode: %v", err)})
+		return
+	}
+	if errs := d.finish(p, &o, n); len(errs) > 0 {
+		d.refuse(name, errs...)
+		return
+	}
+	o.Pod = p
+	d.objects = append(d.objects, o)
+}
+
+// complete adds what the push source supplies to the document itself.
+func (d *decoder) complete(n *node) *node {
+	meta := n.get("metadata")
+	if meta != nil && meta.kind != kindMap {
+		return n
+	}
+	set := func(key, value string) {
+		if meta == nil {
+			meta = &node{kind: kindMap, line: n.line}
+		}
+		meta = meta.with(key, &node{kind: kindString, line: meta.line, text: value, cost: len(value) + 2})
+		n = n.with("metadata", meta)
+	}
+	if d.opts.Namespace != "" && isUnset(meta, "namespace") {
+		set("namespace", d.opts.Namespace)
+	}
+	if d.opts.UID != "" && isUnset(meta, "uid") {
+		set("uid", string(d.opts.UID))
+	}
+	if prefix := meta.str("generateName"); prefix != "" && d.opts.GenerateName != nil && isUnset(meta, "name") {
+		set("name", d.opts.GenerateName(prefix))
+	}
+	return n
+}
+
+func isUnset(meta *node, key string) bool {
+	v := meta.get(key)
+	return v == nil || v.kind == kindString && v.text == ""
+}
+
+// isServerSide says of a path whether an API server owns what stands there.
+func isServerSide(p *path) bool {
+	var t reflect.Type
+	switch {
+	case p.parent == nil:
+		t = reflect.TypeFor[v1.Pod]()
+	case p.parent.parent == nil && p.parent.key == "metadata":
+		t = reflect.TypeFor[v1.Pod]()
+		t = schema()[t]["metadata"].typ
+	default:
+		return false
+	}
+	return schema()[t][p.key].support == serverSide
+}
+
+// finish gives a decoded pod its identity and defaults and validates it.
+func (d *decoder) finish(p *v1.Pod, o *Object, n *node) []*Error {
+	p.APIVersion, p.Kind = "v1", "Pod"
+	if p.Namespace == "" {
+		p.Namespace = pod.DefaultNamespace
+	}
+	if p.Spec.NodeName == "" {
+		p.Spec.NodeName = d.opts.NodeName
+	}
+	if p.UID == "" {
+		p.UID = UID(d.opts.NodeName, p.Namespace, p.Name, o.SpecHash)
+	}
+	Default(p)
+	var errs []*Error
+	for _, e := range Validate(p) {
+		errs = append(errs, &Error{Line: n.lineOf(e.Field), Field: shorten(e.Field), Msg: e.ErrorBody()})
+	}
+	own := func(field, format string, args ...any) {
+		errs = append(errs, &Error{Line: n.lineOf(field), Field: field, Msg: fmt.Sprintf(format, args...)})
+	}
+	if !safeUID(p.UID) {
+		own("metadata.uid", "%q: at most 63 letters, digits and '-', a letter or digit first and last; remove it to have one made", shorten(string(p.UID)))
+	}
+	if node := d.opts.NodeName; node != "" && p.Spec.NodeName != node {
+		own("spec.nodeName", "the pod is for node %q, this node is %q; remove the field or move the manifest", shorten(p.Spec.NodeName), node)
+	}
+	return errs
+}
+
+// safeUID keeps a UID that a user chose from being anything but a name: it
+// becomes a folder and a label.
+func safeUID(uid types.UID) bool {
+	return len(validation.IsDNS1123Label(strings.ToLower(string(uid)))) == 0
+}

@@ -1,0 +1,45 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+)
+
+// SemanticEqual says that two objects of one key describe the same pod, so that
+// a running one need not be touched: their specs were written alike, or mean
+// the same once defaults are filled in (a default written out, a quantity in
+// another unit, keys in another order). Labels and annotations do not count;
+// MetadataEqual compares those. A UID that the user gave does.
+func SemanticEqual(a, b Object) bool {
+	if bytes.Equal(a.Canonical, b.Canonical) {
+		return true
+	}
+	if writtenUID(a.Canonical) != writtenUID(b.Canonical) {
+		return false
+	}
+	// The hash alone is not enough: spec.nodeName may come from the options.
+	if a.SpecHash == b.SpecHash && a.Pod.Spec.NodeName == b.Pod.Spec.NodeName {
+		return true
+	}
+	return apiequality.Semantic.DeepEqual(a.Pod.Spec, b.Pod.Spec)
+}
+
+// MetadataEqual says that labels and annotations are the same; none and empty
+// are.
+func MetadataEqual(a, b Object) bool {
+	return maps.Equal(a.Pod.Labels, b.Pod.Labels) && maps.Equal(a.Pod.Annotations, b.Pod.Annotations)
+}
+
+func writtenUID(canonical []byte) string {
+	var doc struct {
+		Metadata struct {
+			UID string `json:"uid"`
+		} `json:"metadata"`
+	}
+	// Canonical is ours and always parses; a zero Object has no UID.
+	_ = json.Unmarshal(canonical, &doc)
+	return doc.Metadata.UID
+}

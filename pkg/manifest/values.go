@@ -1,0 +1,103 @@
+package manifest
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// valueCheck refuses a value that Kubernetes accepts and this agent does not
+// do. It returns "" or a message; at is the path the message belongs to when it
+// is not the field itself (a key of a map).
+type valueCheck func(n *node, p *path) (at *path, msg string)
+
+// valueChecks are the rows of the support table that concern values, by Go type
+// and JSON name.
+var valueChecks = map[string]valueCheck{
+	"ObjectMeta.annotations": checkAnnotations,
+
+	"PodSpec.dnsPolicy": refuseValues("needs dnsConfig, which this version of nodeagent does not support; "+
+		"use Default or ClusterFirst", string(v1.DNSNone)),
+	"PodSpec.serviceAccountName":           onlyValues("has no service accounts", "", "default"),
+	"PodSpec.serviceAccount":               onlyValues("has no service accounts", "", "default"),
+	"PodSpec.automountServiceAccountToken": onlyValues("has no service account tokens", "false"),
+	"PodSpec.priorityClassName": onlyValues("knows no other priority classes", "",
+		"system-node-critical", "system-cluster-critical"),
+
+	"ContainerPort.hostIP": checkHostIP,
+
+	"ResourceRequirements.limits":   checkResources(false),
+	"ResourceRequirements.requests": checkResources(true),
+
+	"EmptyDirVolumeSource.medium": onlyValues("knows no other media", "", string(v1.StorageMediumMemory)),
+}
+
+const notSupported = "not supported by this version of nodeagent; remove it"
+
+// onlyValues accepts nothing but the listed values of a field.
+func onlyValues(why string, accepted ...string) valueCheck {
+	quoted := make([]string, 0, len(accepted))
+	for _, a := range accepted {
+		if a != "" {
+			quoted = append(quoted, a)
+		}
+	}
+	return func(n *node, p *path) (*path, string) {
+		if slices.Contains(accepted, n.text) {
+			return p, ""
+		}
+		return p, n.describe() + " is not supported: this version of nodeagent " + why +
+			"; use " + strings.Join(quoted, " or ") + ", or remove the field"
+	}
+}
+
+// refuseValues accepts everything but the listed values of a field.
+func refuseValues(why string, values ...string) valueCheck {
+	return func(n *node, p *path) (*path, string) {
+		if !slices.Contains(values, n.text) {
+			return p, ""
+		}
+		return p, n.describe() + " " + why
+	}
+}
+
+// checkAnnotations refuses the annotations that once were fields: an AppArmor
+// or seccomp profile that nobody applies is a hole.
+func checkAnnotations(n *node, p *path) (*path, string) {
+	for _, e := range n.entries {
+		if e.key == v1.SeccompPodAnnotationKey ||
+			strings.HasPrefix(e.key, v1.SeccompContainerAnnotationKeyPrefix) ||
+			strings.HasPrefix(e.key, v1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix) {
+			return p.mapKey(e.key), notSupported
+		}
+	}
+	return nil, ""
+}
+
+// checkHostIP refuses what the API server lets through and no runtime can
+// bind: kubelet's behaviour then is to bind every address.
+func checkHostIP(n *node, p *path) (*path, string) {
+	if n.text == "" {
+		return p, ""
+	}
+	if _, err := netip.ParseAddr(n.text); err != nil {
+		return p, n.describe() + " is not an IP address; the port cannot be bound to it"
+	}
+	return p, ""
+}
+
+// checkResources refuses resources that nothing on this node counts or
+// enforces. Names that Kubernetes itself refuses are left to Validate.
+func checkResources(requests bool) valueCheck {
+	return func(n *node, p *path) (*path, string) {
+		for _, e := range n.entries {
+			// Requests of local disk are bookkeeping; a limit would have to evict.
+			if strings.Contains(e.key, "/") || e.key == string(v1.ResourceEphemeralStorage) && !requests {
+				return p.mapKey(e.key), notSupported
+			}
+		}
+		return nil, ""
+	}
+}

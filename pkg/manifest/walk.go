@@ -1,0 +1,251 @@
+package manifest
+
+import (
+	"encoding"
+	"encoding/json"
+	"fmt"
+	"math"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// maxErrors is how many errors one document reports; a file that is something
+// else altogether would give thousands.
+const maxErrors = 20
+
+// maxQuantity is the longest text of a quantity that is looked at: longer ones
+// are either out of range or an attempt to make us compute with huge numbers.
+const maxQuantity = 64
+
+// walker compares a document with the schema and collects what is wrong.
+type walker struct {
+	errs []*Error
+}
+
+func (w *walker) add(line int, p *path, unsupported bool, format string, args ...any) {
+	if len(w.errs) <= maxErrors {
+		w.errs = append(w.errs, &Error{
+			Line: line, Field: p.String(), Unsupported: unsupported, Msg: fmt.Sprintf(format, args...)})
+	}
+}
+
+// structure checks an object against a Go struct of the schema.
+func (w *walker) structure(n *node, t reflect.Type, p *path) {
+	if n.kind != kindMap {
+		w.add(n.line, p, false, "expected an object, got %s", n.describe())
+		return
+	}
+	fields := schema()[t]
+	for _, e := range n.entries {
+		kp := p.field(e.key)
+		f, known := fields[e.key]
+		if !known {
+			w.add(e.line, kp, false, "unknown field%s", suggest(e.key, fields))
+			continue
+		}
+		if e.value.kind == kindNull {
+			continue
+		}
+		switch f.support {
+		case supported:
+			before := len(w.errs)
+			w.value(e.value, f.typ, kp)
+			if f.check != nil && len(w.errs) == before {
+				if at, msg := f.check(e.value, kp); msg != "" {
+					w.add(e.line, at, true, "%s", msg)
+				}
+			}
+		case serverSide:
+		default:
+			if !asksNothing(e.value, f.typ) {
+				w.add(e.line, kp, true, notSupported)
+			}
+		}
+	}
+}
+
+// asksNothing says that a refused field is written out with the value it has
+// when it is absent, as tools do that print whole Go structs. A pointer that is
+// set is never nothing.
+func asksNothing(n *node, t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.String:
+		return n.kind == kindString && n.text == ""
+	case reflect.Slice:
+		return n.kind == kindList && len(n.items) == 0
+	case reflect.Map:
+		return n.kind == kindMap && len(n.entries) == 0
+	default:
+		return false
+	}
+}
+
+var (
+	quantityType      = reflect.TypeFor[resource.Quantity]()
+	jsonUnmarshaler   = reflect.TypeFor[json.Unmarshaler]()
+	textUnmarshalerTo = reflect.TypeFor[encoding.TextUnmarshaler]()
+)
+
+// value checks a value against a Go type.
+func (w *walker) value(n *node, t reflect.Type, p *path) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == quantityType {
+		w.quantity(n, p)
+		return
+	}
+	if reflect.PointerTo(t).Implements(jsonUnmarshaler) || reflect.PointerTo(t).Implements(textUnmarshalerTo) {
+		// The schema names no such type today; one that is added needs a rule here.
+		w.add(n.line, p, true, notSupported)
+		return
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		w.structure(n, t, p)
+	case reflect.Slice:
+		w.list(n, t, p)
+	case reflect.Map:
+		w.dictionary(n, t, p)
+	case reflect.String:
+		if n.kind != kindString {
+			w.add(n.line, p, false, "expected a string, got %s%s", n.describe(), quoteHint(n))
+		}
+	case reflect.Bool:
+		if n.kind != kindBool {
+			w.add(n.line, p, false, "expected true or false, got %s", n.describe())
+		}
+	case reflect.Int32, reflect.Int64:
+		w.integer(n, t, p)
+	default:
+		w.add(n.line, p, true, notSupported)
+	}
+}
+
+func quoteHint(n *node) string {
+	if n.kind == kindNumber || n.kind == kindBool {
+		return "; put it in quotes"
+	}
+	return ""
+}
+
+func (w *walker) list(n *node, t reflect.Type, p *path) {
+	if n.kind != kindList {
+		w.add(n.line, p, false, "expected a list, got %s", n.describe())
+		return
+	}
+	for i, item := range n.items {
+		ip := p.item(i)
+		if item.kind == kindNull {
+			w.add(item.line, ip, false, "empty list item; give it a value or remove it")
+			continue
+		}
+		w.value(item, t.Elem(), ip)
+	}
+}
+
+func (w *walker) dictionary(n *node, t reflect.Type, p *path) {
+	if n.kind != kindMap {
+		w.add(n.line, p, false, "expected an object, got %s", n.describe())
+		return
+	}
+	for _, e := range n.entries {
+		kp := p.mapKey(e.key)
+		if e.value.kind == kindNull {
+			w.add(e.line, kp, false, "the key has no value; give it one (\"\" is the empty string) or remove it")
+			continue
+		}
+		w.value(e.value, t.Elem(), kp)
+	}
+}
+
+func (w *walker) integer(n *node, t reflect.Type, p *path) {
+	if n.kind != kindNumber {
+		hint := ""
+		if _, err := strconv.ParseInt(n.text, 10, 64); err == nil && n.kind == kindString {
+			hint = "; remove the quotes"
+		}
+		w.add(n.line, p, false, "expected a whole number, got %s%s", n.describe(), hint)
+		return
+	}
+	i, err := strconv.ParseInt(n.text, 10, 64)
+	switch {
+	case err != nil && strings.ContainsAny(n.text, ".e"):
+		w.add(n.line, p, false, "expected a whole number, got %s", n.describe())
+	case err != nil || t.Kind() == reflect.Int32 && (i > math.MaxInt32 || i < math.MinInt32):
+		w.add(n.line, p, false, "%s does not fit into %s", n.describe(), strings.Replace(t.Kind().String(), "int", "", 1)+" bits")
+	}
+}
+
+func (w *walker) quantity(n *node, p *path) {
+	if n.kind != kindString && n.kind != kindNumber {
+		w.add(n.line, p, false, "expected a quantity such as 100m or 64Mi, got %s", n.describe())
+		return
+	}
+	if n.kind == kindString && n.text == "null" {
+		// resource.Quantity would take the word for a zero.
+		w.add(n.line, p, false, "expected a quantity such as 100m or 64Mi, got %s", n.describe())
+		return
+	}
+	if _, err := parseQuantity(n.text); err != nil {
+		w.add(n.line, p, false, "%s is not a quantity (a number with an optional suffix such as m, k, Ki, Mi, Gi): %v",
+			n.describe(), err)
+	}
+}
+
+func parseQuantity(s string) (resource.Quantity, error) {
+	if len(s) > maxQuantity {
+		return resource.Quantity{}, fmt.Errorf("longer than %d characters", maxQuantity)
+	}
+	if i := strings.LastIndexAny(s, "eE"); i >= 0 && i+1 < len(s) {
+		// 1e-2147483648 is valid and would make decimal arithmetic allocate
+		// gigabytes; exponents beyond any resource are refused before that.
+		if e, err := strconv.Atoi(s[i+1:]); err == nil && (e > maxQuantity || e < -maxQuantity) {
+			return resource.Quantity{}, fmt.Errorf("the exponent is out of range")
+		}
+	}
+	return resource.ParseQuantity(s)
+}
+
+// suggest names the field that was probably meant.
+func suggest(name string, fields map[string]fieldInfo) string {
+	best, bestDistance := "", 3
+	for f := range fields {
+		d := editDistance(strings.ToLower(name), strings.ToLower(f), bestDistance)
+		if d < bestDistance || d == bestDistance && best != "" && f < best {
+			best, bestDistance = f, d
+		}
+	}
+	if best == "" || bestDistance*2 >= len(best) {
+		return ""
+	}
+	return "; did you mean " + best + "?"
+}
+
+// editDistance counts the insertions, deletions and replacements between two
+// words, and stops counting at limit.
+func editDistance(a, b string, limit int) int {
+	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
+		return limit
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		previous := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replace := previous
+			if a[i] != b[j] {
+				replace++
+			}
+			previous = row[j+1]
+			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
+		}
+	}
+	return min(row[len(b)], limit)
+}
