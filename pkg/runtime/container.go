@@ -1,0 +1,200 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"github.com/nodeagent/nodeagent/pkg/pod"
+)
+
+// CreateContainer makes a container in a sandbox, without starting it, and its
+// log folder. Repeated for the same (UID, name, attempt) it returns the
+// container that is there.
+func (c *Client) CreateContainer(ctx context.Context, p *v1.Pod, ctr *v1.Container, o ContainerOptions) (string, error) {
+	id, err := c.createContainer(ctx, p, ctr, o)
+	if err != nil {
+		return "", fmt.Errorf("container %s of pod %s, attempt %d: %w", ctr.Name, pod.Describe(p), o.Attempt, err)
+	}
+	// Before start: the process may end before StartContainer returns.
+	c.index.learn(id, p.UID, false, true)
+	return id, nil
+}
+
+func (c *Client) createContainer(ctx context.Context, p *v1.Pod, ctr *v1.Container, o ContainerOptions) (string, error) {
+	sandbox, err := c.spec.sandbox(p, o.Sandbox)
+	if err != nil {
+		return "", err
+	}
+	cfg, err := c.spec.container(p, ctr, o)
+	if err != nil {
+		return "", err
+	}
+	if err := c.applyImageUser(ctx, p, ctr, o.ImageRef, cfg.GetLinux().GetSecurityContext()); err != nil {
+		return "", err
+	}
+	if o.Sandbox.LogDir != "" && o.LogPath != "" {
+		// The runtime opens the log file and does not make its folder.
+		dir := filepath.Dir(filepath.Join(o.Sandbox.LogDir, o.LogPath))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return "", fmt.Errorf("%w: make log folder: %w", errdefs.ErrTransient, err)
+		}
+	}
+	create := func() (string, error) {
+		r, err := invoke(ctx, c, "create_container", ctr.Name, callTimeout, c.rt.CreateContainer,
+			&cri.CreateContainerRequest{PodSandboxId: o.SandboxID, Config: cfg, SandboxConfig: sandbox})
+		return r.GetContainerId(), err
+	}
+	return c.createOnce(ctx, create, func() (string, error) { return c.adoptContainer(ctx, p, ctr, o) })
+}
+
+// adoptContainer finds the container that holds the name.
+func (c *Client) adoptContainer(ctx context.Context, p *v1.Pod, ctr *v1.Container, o ContainerOptions) (string, error) {
+	list, err := c.listContainers(ctx, map[string]string{
+		pod.LabelPodUID: string(p.UID), pod.LabelContainerName: ctr.Name,
+	})
+	if err != nil {
+		return "", err
+	}
+	for _, l := range list {
+		if l.GetMetadata().GetAttempt() != o.Attempt {
+			continue
+		}
+		if !c.ours(l.GetLabels()) {
+			return "", fmt.Errorf("container %s of owner %q holds the name: %w", l.GetId(), l.GetLabels()[pod.LabelOwner], errTaken)
+		}
+		same := l.GetPodSandboxId() == o.SandboxID
+		image, said := l.GetAnnotations()[pod.AnnotationContainerImage]
+		if same && (!said || image == ctr.Image) {
+			return l.GetId(), nil
+		}
+		if l.GetState() != cri.ContainerState_CONTAINER_CREATED {
+			return "", fmt.Errorf("container %s is there already in sandbox %s, use the next attempt: %w", l.GetId(), l.GetPodSandboxId(), errTaken)
+		}
+		// Made for another sandbox or image and never started.
+		return "", c.RemoveContainer(ctx, l.GetId())
+	}
+	return "", nil
+}
+
+// applyImageUser settles what depends on the image's user: it refuses a
+// container that asks for a user other than root and would run as root, and it
+// names the user when only a group is given, because CRI wants both or none.
+func (c *Client) applyImageUser(ctx context.Context, p *v1.Pod, ctr *v1.Container, ref string, s *cri.LinuxContainerSecurityContext) error {
+	e := effectiveSecurity(p, ctr)
+	nonRoot := e.RunAsNonRoot != nil && *e.RunAsNonRoot
+	if e.RunAsUser != nil {
+		if nonRoot && *e.RunAsUser == 0 {
+			return fmt.Errorf("%w: runAsNonRoot is set and runAsUser is 0", errdefs.ErrInvalid)
+		}
+		return nil
+	}
+	if !nonRoot && e.RunAsGroup == nil {
+		return nil // the runtime takes the image's user and group by itself
+	}
+	img, err := c.imageStatus(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if nonRoot && img.GetUid() == nil && img.GetUsername() != "" {
+		return fmt.Errorf("%w: runAsNonRoot is set and the image's user %q is not a number: set runAsUser", errdefs.ErrInvalid, img.GetUsername())
+	}
+	if nonRoot && img.GetUid().GetValue() == 0 {
+		return fmt.Errorf("%w: runAsNonRoot is set and the image runs as root: set runAsUser", errdefs.ErrInvalid)
+	}
+	if e.RunAsGroup != nil {
+		if s.RunAsUsername = img.GetUsername(); s.RunAsUsername == "" {
+			s.RunAsUser = &cri.Int64Value{Value: img.GetUid().GetValue()}
+		}
+	}
+	return nil
+}
+
+// StartContainer starts a created container. It succeeds when the container
+// was started already, also when it has ended since.
+func (c *Client) StartContainer(ctx context.Context, id string) error {
+	_, err := invoke(ctx, c, "start_container", id, callTimeout, c.rt.StartContainer,
+		&cri.StartContainerRequest{ContainerId: id})
+	if err == nil || errors.Is(err, errdefs.ErrNotFound) || errors.Is(err, errdefs.ErrUnavailable) || ctx.Err() != nil {
+		return err
+	}
+	// The runtime refuses what is not in the created state, without a code.
+	if st, serr := c.containerStatus(ctx, id); serr == nil && st.GetStartedAt() > 0 {
+		return nil
+	}
+	return err
+}
+
+// StopContainer sends TERM (or the container's stop signal) and, after grace,
+// KILL; it returns when the container has ended.
+func (c *Client) StopContainer(ctx context.Context, id string, grace time.Duration) error {
+	grace = max(grace, 0)
+	_, err := invoke(ctx, c, "stop_container", id, grace+callTimeout, c.rt.StopContainer,
+		&cri.StopContainerRequest{ContainerId: id, Timeout: wholeSeconds(grace)})
+	return ignoreNotFound(err)
+}
+
+// wholeSeconds rounds up: a grace of 0.3 s must not become a KILL at once.
+func wholeSeconds(d time.Duration) int64 {
+	return int64(math.Ceil(d.Seconds()))
+}
+
+// RemoveContainer removes a container; it is killed when it still runs.
+func (c *Client) RemoveContainer(ctx context.Context, id string) error {
+	_, err := invoke(ctx, c, "remove_container", id, callTimeout, c.rt.RemoveContainer,
+		&cri.RemoveContainerRequest{ContainerId: id})
+	if err = ignoreNotFound(err); err != nil {
+		return err
+	}
+	c.index.drop(id)
+	return nil
+}
+
+// ReopenLog makes the runtime open the container's log file anew, after it was
+// rotated away.
+func (c *Client) ReopenLog(ctx context.Context, id string) error {
+	_, err := invoke(ctx, c, "reopen_container_log", id, callTimeout, c.rt.ReopenContainerLog,
+		&cri.ReopenContainerLogRequest{ContainerId: id})
+	return err
+}
+
+// ExecSync runs cmd in the container and returns its output and exit code. The
+// error is context.DeadlineExceeded (and errdefs.ErrTransient) when it takes
+// longer than timeout; 0 sets none.
+func (c *Client) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (stdout, stderr []byte, exit int32, err error) {
+	limit := time.Duration(0)
+	if timeout > 0 {
+		// The runtime kills the process at its own timeout; ours comes later.
+		limit = timeout + callTimeout
+	}
+	r, err := invoke(ctx, c, "exec_sync", id, limit, c.rt.ExecSync,
+		&cri.ExecSyncRequest{ContainerId: id, Cmd: cmd, Timeout: wholeSeconds(timeout)})
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	return r.GetStdout(), r.GetStderr(), r.GetExitCode(), nil
+}
+
+// ExecURL is where the runtime serves an interactive exec.
+func (c *Client) ExecURL(ctx context.Context, id string, cmd []string, o StreamOptions) (string, error) {
+	r, err := invoke(ctx, c, "exec", id, callTimeout, c.rt.Exec, &cri.ExecRequest{
+		ContainerId: id, Cmd: cmd, Tty: o.TTY, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr && !o.TTY,
+	})
+	return r.GetUrl(), err
+}
+
+// AttachURL is where the runtime serves the streams of the container's own process.
+func (c *Client) AttachURL(ctx context.Context, id string, o StreamOptions) (string, error) {
+	r, err := invoke(ctx, c, "attach", id, callTimeout, c.rt.Attach, &cri.AttachRequest{
+		ContainerId: id, Tty: o.TTY, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr && !o.TTY,
+	})
+	return r.GetUrl(), err
+}

@@ -1,0 +1,255 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/connectivity"
+	"k8s.io/apimachinery/pkg/types"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
+)
+
+const (
+	// watchTick is how often a subscription looks after what events left open.
+	watchTick = time.Second
+	// overdueLimit is when an exit that the status never confirms is given up.
+	overdueLimit = 2 * time.Minute
+	// A broken subscription is tried again after redialFirst, doubling to redialMax.
+	redialFirst = 20 * time.Millisecond
+	redialMax   = time.Second
+	// refusals without a code before a runtime counts as one without a stream.
+	maxRefusals = 5
+)
+
+// rawEvent is one event of either stream, mapped to a pod.
+type rawEvent struct {
+	uid types.UID
+	at  time.Time
+}
+
+// stream is one subscription: recv blocks for the next event that concerns a
+// pod of ours, and returns an error when the subscription has ended.
+type stream interface {
+	recv(ctx context.Context) (rawEvent, error)
+}
+
+// Watch calls fn, from one goroutine, for each change of a pod of ours until
+// ctx ends; it then returns nil. After the start and after each gap fn gets an
+// Event without UID: look at everything. Without any event stream (Info.Events
+// "poll") only gaps are reported, and the caller relists.
+func (c *Client) Watch(ctx context.Context, fn func(Event)) error {
+	wait, refusals := redialFirst, 0
+	for ctx.Err() == nil {
+		a, err := c.describe(ctx)
+		if err == nil {
+			var got bool
+			got, err = c.watchOnce(ctx, c.eventMode(), fn)
+			if got {
+				wait, refusals = redialFirst, 0
+			}
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case errors.Is(err, errUnimplemented):
+				c.fallBack(a, err)
+				continue
+			case c.conn.GetState() == connectivity.Ready && !got:
+				// The connection holds and yet the stream ends at once.
+				if refusals++; refusals >= maxRefusals {
+					c.fallBack(a, err)
+					refusals = 0
+					continue
+				}
+			default:
+				c.forget()
+			}
+		}
+		c.log.Warn("runtime events interrupted, trying again", "endpoint", c.o.Endpoint, "error", err, "wait", wait)
+		if !sleep(ctx, wait) {
+			return nil
+		}
+		wait = min(2*wait, redialMax)
+	}
+	return nil
+}
+
+// sleep waits for d; false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// fallBack takes the next way to learn of events. The CRI stream is first and
+// containerd's own events are next; containerd before 1.7 starts there.
+func (c *Client) fallBack(a *about, why error) {
+	next := eventsPoll
+	if c.eventMode() == eventsCRI && a.name == containerdName {
+		next = eventsContainerd
+	}
+	c.log.Info("runtime has no such event stream", "stream", c.eventMode(), "next", next, "reason", why)
+	c.setEventMode(next)
+}
+
+// watchOnce runs one subscription. got says that it delivered something.
+func (c *Client) watchOnce(ctx context.Context, mode string, fn func(Event)) (got bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var s stream
+	switch mode {
+	case eventsCRI:
+		s, err = c.openCRI(ctx)
+	case eventsContainerd:
+		s, err = c.openContainerd(ctx)
+	default:
+		fn(Event{At: time.Now()})
+		return true, c.watchConnection(ctx)
+	}
+	if err != nil {
+		return false, err
+	}
+	return c.pump(ctx, s, fn)
+}
+
+// watchConnection returns when the connection is lost.
+func (c *Client) watchConnection(ctx context.Context) error {
+	for {
+		st := c.conn.GetState()
+		if st != connectivity.Ready {
+			// Calls bring the connection up; until then there is nothing to lose.
+			if err := c.ping(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if !c.conn.WaitForStateChange(ctx, st) {
+			return ctx.Err()
+		}
+		return errGap
+	}
+}
+
+var errGap = errors.New("connection lost")
+
+func (c *Client) ping(ctx context.Context) error {
+	_, err := invoke(ctx, c, "version", "", connectTimeout, c.rt.Version, &cri.VersionRequest{})
+	return err
+}
+
+// pump reads s until it ends. A second full look a moment after the first
+// covers events between the request and the server's subscription.
+func (c *Client) pump(ctx context.Context, s stream, fn func(Event)) (got bool, err error) {
+	events := make(chan rawEvent)
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			e, err := s.recv(ctx)
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case events <- e:
+			case <-ctx.Done():
+				failed <- ctx.Err()
+				return
+			}
+		}
+	}()
+	// The loop below ends only with the reader's last word, so nothing is left
+	// running.
+	fn(Event{At: time.Now()})
+	tick := time.NewTicker(watchTick)
+	defer tick.Stop()
+	settled := false
+	for {
+		select {
+		case e := <-events:
+			got = true
+			fn(Event{UID: e.uid, At: e.at})
+		case now := <-tick.C:
+			if !settled {
+				settled, got = true, true
+				fn(Event{At: now})
+			}
+			for _, uid := range c.index.overdue(now, overdueLimit) {
+				fn(Event{UID: uid, At: now})
+			}
+		case err := <-failed:
+			return got, err
+		}
+	}
+}
+
+// criStream reads GetContainerEvents, which containerd has since 1.7.
+type criStream struct {
+	c *Client
+	s cri.RuntimeService_GetContainerEventsClient
+}
+
+func (c *Client) openCRI(ctx context.Context) (stream, error) {
+	s, err := c.rt.GetContainerEvents(ctx, &cri.GetEventsRequest{})
+	if err != nil {
+		return nil, translate("runtime get_container_events", err)
+	}
+	return &criStream{c: c, s: s}, nil
+}
+
+func (s *criStream) recv(ctx context.Context) (rawEvent, error) {
+	for {
+		e, err := s.s.Recv()
+		if err != nil {
+			return rawEvent{}, translate("runtime get_container_events", err)
+		}
+		if uid, ok := s.c.takeCRI(ctx, e); ok {
+			return rawEvent{uid: uid, at: nanos(e.GetCreatedAt())}, nil
+		}
+	}
+}
+
+// takeCRI maps an event to a pod of ours. Removals carry no sandbox status
+// when the sandbox itself is gone; the index knows those.
+func (c *Client) takeCRI(ctx context.Context, e *cri.ContainerEventResponse) (types.UID, bool) {
+	id, st := e.GetContainerId(), e.GetPodSandboxStatus()
+	uid, own, known := c.index.owner(id)
+	if !known && st != nil {
+		if !c.ours(st.GetLabels()) {
+			return "", false
+		}
+		uid, known = types.UID(st.GetLabels()[pod.LabelPodUID]), true
+		c.index.learn(id, uid, id == st.GetId(), false)
+	}
+	switch e.GetContainerEventType() {
+	case cri.ContainerEventType_CONTAINER_STOPPED_EVENT:
+		return c.takeExit(ctx, id)
+	case cri.ContainerEventType_CONTAINER_CREATED_EVENT, cri.ContainerEventType_CONTAINER_STARTED_EVENT:
+		return uid, known && !own
+	default:
+		return uid, known
+	}
+}
+
+// takeExit notes the end of id's process.
+func (c *Client) takeExit(ctx context.Context, id string) (types.UID, bool) {
+	uid, _, known := c.index.owner(id)
+	if !known {
+		var err error
+		if uid, known, err = c.lookup(ctx, id); err != nil {
+			// An empty event makes the caller look at everything.
+			c.log.Warn("cannot tell whose container ended", "container", id, "error", err)
+			return "", true
+		}
+	}
+	if known {
+		c.index.exited(id, time.Now())
+	}
+	return uid, known
+}
