@@ -186,7 +186,7 @@ func (n *Node) CLI(args ...string) (string, error) {
 func (n *Node) CLICommand(args ...string) *exec.Cmd {
 	n.t.Helper()
 	cmd := n.Command(Binary(n.t, n.set.tags), args...)
-	cmd.Env = append(cmd.Env, "NODEAGENT_SOCKET="+n.SocketPath())
+	cmd.Env = append(cmd.Env, "NODEAGENT_RUN_DIR="+n.Path("run"))
 	return cmd
 }
 

@@ -306,16 +306,19 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// demoRegistry is a registry that holds the demo images, filled once per test
-// process; every node serves it on its own loopback interface.
+// demoRegistry is DemoRegistry for a test.
 func demoRegistry(t testing.TB) http.Handler {
 	t.Helper()
-	h, err := sharedRegistry()
+	h, err := DemoRegistry()
 	if err != nil {
 		missing(t, err.Error())
 	}
 	return h
 }
+
+// DemoRegistry is a registry that holds the demo images, filled once per
+// process; every node serves it on its own loopback interface.
+func DemoRegistry() (http.Handler, error) { return sharedRegistry() }
 
 var sharedRegistry = sync.OnceValues(func() (http.Handler, error) {
 	set, err := demoImages()

@@ -1,0 +1,125 @@
+# nodeagent. `make help` lists the targets.
+SHELL := /bin/sh
+.DEFAULT_GOAL := build
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+GOFLAGS += -buildvcs=false
+export GOFLAGS
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR    ?= /lib/systemd/system
+DESTDIR    ?=
+
+# The tiers that need no node: every package but the node tier's.
+UNIT = $$(go list ./... | grep -v -e /test/node)
+NODE_TIMEOUT ?= 20m
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: go
+go:
+	@hack/require-go.sh
+
+.PHONY: deps-run deps-test
+deps-run:
+	@hack/install-deps.sh run
+deps-test:
+	@hack/install-deps.sh test
+
+.PHONY: build
+build: go ## one static binary, bin/nodeagent
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/nodeagent ./cmd/nodeagent
+
+.PHONY: run
+run: go ## show a node that runs examples/, in namespaces of its own
+	@hack/run-demo
+
+.PHONY: verify
+verify: go ## formatting, vet, staticcheck, import rules, vulnerabilities
+	@hack/verify.sh
+
+.PHONY: test
+test: go deps-test verify test-unit test-judge test-node soak-short ## everything; installs what is missing
+	@echo "test: all tiers passed"
+
+.PHONY: test-short
+test-short: go ## unit tests only, for the inner loop
+	go test -short $(UNIT)
+
+.PHONY: test-unit
+test-unit: go ## unit and kernel tiers, and the seeds of every fuzz target
+	go test -race -timeout 15m $(UNIT)
+
+.PHONY: test-judge
+test-judge: go ## our defaults and validation against k8s.io/kubernetes' own
+	go test -C test/kubernetes -timeout 15m ./judge/
+
+.PHONY: test-node
+test-node: go ## the real agent on Debian's containerd and on containerd 2
+	@hack/build-containerd2.sh
+	NODE_CONTAINERD=1.6 go test -race -count=1 -timeout $(NODE_TIMEOUT) -skip '^TestSoak$$' ./test/node
+	NODE_CONTAINERD=2.4 go test -race -count=1 -timeout $(NODE_TIMEOUT) -skip '^TestSoak$$' ./test/node
+
+.PHONY: soak-short
+soak-short: go
+	SOAK_KILLS=$${SOAK_KILLS:-8} go test -race -count=1 -timeout 10m -run '^TestSoak$$' ./test/node
+
+.PHONY: soak
+soak: go deps-test ## 200 kills of the agent with pods coming and going
+	SOAK_KILLS=$${SOAK_KILLS:-200} go test -race -count=1 -timeout 3h -v -run '^TestSoak$$' ./test/node
+
+FUZZTIME ?= 60s
+.PHONY: fuzz
+fuzz: go ## every fuzz target for FUZZTIME each
+	@for pkg in $$(go list -f '{{if .TestGoFiles}}{{.ImportPath}}{{end}}' ./... ); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "fuzz: $$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; done
+
+.PHONY: bench
+bench: go deps-test build ## nodeagent, kubelet and the floor side by side; takes about half an hour
+	@hack/build-kubelet.sh
+	go test -tags bench -count=1 -timeout 4h -v -run '^TestCompare$$' ./bench
+
+.PHONY: test-container
+test-container: go deps-test ## the node tier inside a privileged container
+	@hack/test-container
+
+.PHONY: install
+install: ## binary, unit, configuration and folders, below $(DESTDIR)
+	@test -x bin/nodeagent || { echo "install: run make build first" >&2; exit 1; }
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SYSCONFDIR)/nodeagent/manifests $(DESTDIR)$(UNITDIR)
+	install -d -m 0700 $(DESTDIR)/var/lib/nodeagent
+	install -m 0755 bin/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
+	sed 's|/usr/bin/nodeagent|$(PREFIX)/bin/nodeagent|; s|/etc/nodeagent|$(SYSCONFDIR)/nodeagent|' systemd/nodeagent.service >$(DESTDIR)$(UNITDIR)/nodeagent.service
+	chmod 0644 $(DESTDIR)$(UNITDIR)/nodeagent.service
+	@if [ -e $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml ]; then \
+	  if cmp -s systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; then :; else \
+	    echo "install: kept your $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; the new default is config.yaml.dist beside it"; \
+	    install -m 0644 systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml.dist; fi; \
+	else install -m 0644 systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; fi
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; \
+	  echo "install: start it with: systemctl enable --now nodeagent"; fi
+
+.PHONY: uninstall
+uninstall: ## what install put there, but for a changed configuration and the state
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now nodeagent 2>/dev/null || true; fi
+	rm -f $(DESTDIR)$(PREFIX)/bin/nodeagent $(DESTDIR)$(UNITDIR)/nodeagent.service $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml.dist
+	@if cmp -s systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; then rm -f $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; fi
+	@for d in $(DESTDIR)$(SYSCONFDIR)/nodeagent/manifests $(DESTDIR)$(SYSCONFDIR)/nodeagent $(DESTDIR)/var/lib/nodeagent; do \
+	  rmdir $$d 2>/dev/null || test ! -e $$d || echo "uninstall: kept $$d: it is not empty"; done
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+
+.PHONY: deb
+deb: build ## a Debian package in dist/
+	@hack/build-deb.sh "$(VERSION)"
+
+.PHONY: clean
+clean: ## what builds left here; the caches under /var/tmp/nodeagent-build stay
+	rm -rf bin dist
+	@hack/run-demo stop
