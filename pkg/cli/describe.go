@@ -1,0 +1,415 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/cli/table"
+)
+
+// DescribePods writes everything that is known of each pod, with its events.
+func (c *CLI) DescribePods(ctx context.Context, names []string) error {
+	var pods []*v1.Pod
+	if len(names) == 0 {
+		var l v1.PodList
+		if err := c.client.get(ctx, podsPath(c.Namespace), nil, &l); err != nil {
+			return err
+		}
+		if len(l.Items) == 0 {
+			c.nothing(podResource(), c.Namespace)
+		}
+		for i := range l.Items {
+			pods = append(pods, &l.Items[i])
+		}
+	}
+	failed := false
+	for _, n := range names {
+		p, err := c.pod(ctx, n)
+		if isStatus(err) {
+			Report(c.Err, err)
+			failed = true
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		pods = append(pods, p)
+	}
+	for i, p := range pods {
+		events, err := c.eventsOf(ctx, p)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			fmt.Fprint(c.Out, "\n\n")
+		}
+		if err := describePod(c.Out, p, events, c.Now()); err != nil {
+			return err
+		}
+	}
+	if failed {
+		return errFailed()
+	}
+	return nil
+}
+
+func (c *CLI) eventsOf(ctx context.Context, p *v1.Pod) ([]v1.Event, error) {
+	res := eventResource()
+	q := GetOptions{FieldSelector: fmt.Sprintf("involvedObject.name=%s,involvedObject.namespace=%s,involvedObject.uid=%s", p.Name, p.Namespace, p.UID)}.query()
+	items, _, err := res.list(ctx, c.client, res.path(p.Namespace), q)
+	var out []v1.Event
+	for _, o := range items {
+		out = append(out, *o.(*v1.Event))
+	}
+	return out, err
+}
+
+// page writes "Name:<tab>value" lines, indented by two spaces per level; the
+// tabwriter behind it aligns the values.
+type page struct{ w *tabwriter.Writer }
+
+// line writes one line. Arguments are made safe; the format is ours.
+func (d page) line(level int, format string, args ...any) {
+	for i, a := range args {
+		args[i] = table.Safe(fmt.Sprint(a))
+	}
+	fmt.Fprintf(d.w, strings.Repeat("  ", level)+format+"\n", args...)
+}
+
+// words writes a list of short values, one per line, under one name.
+func (d page) words(name string, items []string) {
+	if len(items) == 0 {
+		d.line(0, name+":\t<none>")
+		return
+	}
+	for i, s := range items {
+		if i == 0 {
+			d.line(0, name+":\t%s", s)
+			continue
+		}
+		d.line(0, "\t%s", s)
+	}
+}
+
+func describePod(out io.Writer, p *v1.Pod, events []v1.Event, now time.Time) error {
+	d := page{tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)}
+	d.head(p)
+	d.containers("Init Containers", p.Spec.InitContainers, p.Status.InitContainerStatuses)
+	d.containers("Containers", p.Spec.Containers, p.Status.ContainerStatuses)
+	d.conditions(p)
+	d.volumes(p.Spec.Volumes)
+	if p.Status.QOSClass != "" {
+		d.line(0, "QoS Class:\t%s", p.Status.QOSClass)
+	}
+	d.words("Node-Selectors", pairs(p.Spec.NodeSelector, "="))
+	d.words("Tolerations", tolerations(p.Spec.Tolerations))
+	d.events(events, now)
+	return d.w.Flush()
+}
+
+func (d page) head(p *v1.Pod) {
+	d.line(0, "Name:\t%s", p.Name)
+	d.line(0, "Namespace:\t%s", p.Namespace)
+	if p.Spec.Priority != nil {
+		d.line(0, "Priority:\t%s", *p.Spec.Priority)
+	}
+	if p.Spec.PriorityClassName != "" {
+		d.line(0, "Priority Class Name:\t%s", p.Spec.PriorityClassName)
+	}
+	if p.Spec.RuntimeClassName != nil {
+		d.line(0, "Runtime Class Name:\t%s", *p.Spec.RuntimeClassName)
+	}
+	if p.Spec.ServiceAccountName != "" {
+		d.line(0, "Service Account:\t%s", p.Spec.ServiceAccountName)
+	}
+	if p.Spec.NodeName == "" {
+		d.line(0, "Node:\t<none>")
+	} else {
+		d.line(0, "Node:\t%s/%s", p.Spec.NodeName, p.Status.HostIP)
+	}
+	if p.Status.StartTime != nil {
+		d.line(0, "Start Time:\t%s", p.Status.StartTime.Format(time.RFC1123Z))
+	}
+	d.words("Labels", pairs(p.Labels, "="))
+	d.words("Annotations", pairs(p.Annotations, ": "))
+	if p.DeletionTimestamp != nil {
+		d.line(0, "Status:\tTerminating (since %s)", p.DeletionTimestamp.Format(time.RFC1123Z))
+		if p.DeletionGracePeriodSeconds != nil {
+			d.line(0, "Termination Grace Period:\t%ss", *p.DeletionGracePeriodSeconds)
+		}
+	} else {
+		d.line(0, "Status:\t%s", p.Status.Phase)
+	}
+	if p.Status.Reason != "" {
+		d.line(0, "Reason:\t%s", p.Status.Reason)
+	}
+	if p.Status.Message != "" {
+		d.line(0, "Message:\t%s", p.Status.Message)
+	}
+	d.line(0, "IP:\t%s", p.Status.PodIP)
+	if len(p.Status.PodIPs) == 0 {
+		d.line(0, "IPs:\t<none>")
+	} else {
+		d.line(0, "IPs:")
+		for _, ip := range p.Status.PodIPs {
+			d.line(1, "IP:\t%s", ip.IP)
+		}
+	}
+	for _, o := range p.OwnerReferences {
+		if o.Controller != nil && *o.Controller {
+			d.line(0, "Controlled By:\t%s/%s", o.Kind, o.Name)
+		}
+	}
+}
+
+func (d page) containers(title string, specs []v1.Container, statuses []v1.ContainerStatus) {
+	if len(specs) == 0 {
+		return
+	}
+	d.line(0, title+":")
+	for i := range specs {
+		c := &specs[i]
+		var st *v1.ContainerStatus
+		if at := slices.IndexFunc(statuses, func(s v1.ContainerStatus) bool { return s.Name == c.Name }); at >= 0 {
+			st = &statuses[at]
+		}
+		d.line(1, "%s:", c.Name)
+		d.container(c, st)
+	}
+}
+
+func (d page) container(c *v1.Container, st *v1.ContainerStatus) {
+	if st != nil {
+		d.line(2, "Container ID:\t%s", st.ContainerID)
+	}
+	d.line(2, "Image:\t%s", c.Image)
+	if st != nil {
+		d.line(2, "Image ID:\t%s", st.ImageID)
+	}
+	d.ports(c.Ports)
+	d.block("Command", c.Command)
+	d.block("Args", c.Args)
+	if st != nil {
+		d.state("State", st.State)
+		if st.LastTerminationState.Terminated != nil {
+			d.state("Last State", st.LastTerminationState)
+		}
+		ready := "False"
+		if st.Ready {
+			ready = "True"
+		}
+		d.line(2, "Ready:\t%s", ready)
+		d.line(2, "Restart Count:\t%s", st.RestartCount)
+	}
+	d.quantities("Limits", c.Resources.Limits)
+	d.quantities("Requests", c.Resources.Requests)
+	for _, pr := range []struct {
+		name  string
+		probe *v1.Probe
+	}{{"Liveness", c.LivenessProbe}, {"Readiness", c.ReadinessProbe}, {"Startup", c.StartupProbe}} {
+		if pr.probe != nil {
+			d.line(2, pr.name+":\t%s", probeText(pr.probe))
+		}
+	}
+	d.environment(c)
+	d.mounts(c.VolumeMounts)
+}
+
+func (d page) ports(ports []v1.ContainerPort) {
+	var in, host []string
+	for _, p := range ports {
+		name := ""
+		if p.Name != "" {
+			name = " (" + p.Name + ")"
+		}
+		in = append(in, fmt.Sprintf("%d/%s%s", p.ContainerPort, p.Protocol, name))
+		host = append(host, fmt.Sprintf("%d/%s%s", p.HostPort, p.Protocol, name))
+	}
+	s := ""
+	if len(ports) > 1 {
+		s = "s"
+	}
+	d.line(2, "Port"+s+":\t%s", orNone(strings.Join(in, ", ")))
+	d.line(2, "Host Port"+s+":\t%s", orNone(strings.Join(host, ", ")))
+}
+
+// block writes a list with one item per line, and lines of items below each
+// other, as scripts in a command are.
+func (d page) block(name string, items []string) {
+	if len(items) == 0 {
+		return
+	}
+	d.line(2, name+":")
+	for _, it := range items {
+		for l := range strings.SplitSeq(it, "\n") {
+			d.line(3, "%s", l)
+		}
+	}
+}
+
+func (d page) state(name string, s v1.ContainerState) {
+	switch {
+	case s.Running != nil:
+		d.line(2, name+":\tRunning")
+		d.line(3, "Started:\t%s", s.Running.StartedAt.Format(time.RFC1123Z))
+	case s.Terminated != nil:
+		t := s.Terminated
+		d.line(2, name+":\tTerminated")
+		if t.Reason != "" {
+			d.line(3, "Reason:\t%s", t.Reason)
+		}
+		if t.Message != "" {
+			d.line(3, "Message:\t%s", strings.TrimSpace(t.Message))
+		}
+		d.line(3, "Exit Code:\t%s", t.ExitCode)
+		if t.Signal > 0 {
+			d.line(3, "Signal:\t%s", t.Signal)
+		}
+		d.line(3, "Started:\t%s", t.StartedAt.Format(time.RFC1123Z))
+		d.line(3, "Finished:\t%s", t.FinishedAt.Format(time.RFC1123Z))
+	case s.Waiting != nil:
+		d.line(2, name+":\tWaiting")
+		if s.Waiting.Reason != "" {
+			d.line(3, "Reason:\t%s", s.Waiting.Reason)
+		}
+		if s.Waiting.Message != "" {
+			d.line(3, "Message:\t%s", s.Waiting.Message)
+		}
+	default:
+		d.line(2, name+":\tWaiting")
+	}
+}
+
+func (d page) quantities(name string, r v1.ResourceList) {
+	if len(r) == 0 {
+		return
+	}
+	d.line(2, name+":")
+	for _, k := range slices.Sorted(maps.Keys(r)) {
+		q := r[k]
+		d.line(3, "%s:\t%s", k, q.String())
+	}
+}
+
+func (d page) environment(c *v1.Container) {
+	if len(c.EnvFrom) > 0 {
+		d.line(2, "Environment Variables from:")
+		for _, e := range c.EnvFrom {
+			switch {
+			case e.ConfigMapRef != nil:
+				d.line(3, "%s\tConfigMap", e.ConfigMapRef.Name)
+			case e.SecretRef != nil:
+				d.line(3, "%s\tSecret", e.SecretRef.Name)
+			}
+		}
+	}
+	if len(c.Env) == 0 {
+		d.line(2, "Environment:\t<none>")
+		return
+	}
+	d.line(2, "Environment:")
+	for _, e := range c.Env {
+		d.line(3, "%s:\t%s", e.Name, envText(e))
+	}
+}
+
+func envText(e v1.EnvVar) string {
+	switch f := e.ValueFrom; {
+	case f == nil:
+		return e.Value
+	case f.FieldRef != nil:
+		return fmt.Sprintf("(%s:%s)", f.FieldRef.APIVersion, f.FieldRef.FieldPath)
+	case f.ResourceFieldRef != nil:
+		return fmt.Sprintf("(%s)", f.ResourceFieldRef.Resource)
+	case f.SecretKeyRef != nil:
+		return fmt.Sprintf("<set to the key '%s' in secret '%s'>", f.SecretKeyRef.Key, f.SecretKeyRef.Name)
+	case f.ConfigMapKeyRef != nil:
+		return fmt.Sprintf("<set to the key '%s' of config map '%s'>", f.ConfigMapKeyRef.Key, f.ConfigMapKeyRef.Name)
+	}
+	return "<unknown>"
+}
+
+func (d page) mounts(mounts []v1.VolumeMount) {
+	if len(mounts) == 0 {
+		d.line(2, "Mounts:\t<none>")
+		return
+	}
+	d.line(2, "Mounts:")
+	sorted := slices.SortedFunc(slices.Values(mounts), func(a, b v1.VolumeMount) int { return strings.Compare(a.MountPath, b.MountPath) })
+	for _, m := range sorted {
+		flags := "rw"
+		if m.ReadOnly {
+			flags = "ro"
+		}
+		if m.SubPath != "" {
+			flags += ",path=\"" + m.SubPath + "\""
+		}
+		d.line(3, "%s from %s (%s)", m.MountPath, m.Name, flags)
+	}
+}
+
+func (d page) conditions(p *v1.Pod) {
+	if len(p.Status.Conditions) == 0 {
+		return
+	}
+	d.line(0, "Conditions:\n  Type\tStatus")
+	for _, c := range p.Status.Conditions {
+		d.line(1, "%s \t%s ", c.Type, c.Status)
+	}
+}
+
+func (d page) events(events []v1.Event, now time.Time) {
+	if len(events) == 0 {
+		d.line(0, "Events:\t<none>")
+		return
+	}
+	d.line(0, "Events:")
+	d.line(1, "Type\tReason\tAge\tFrom\tMessage")
+	d.line(1, "----\t------\t----\t----\t-------")
+	for i := range events {
+		e := &events[i]
+		seen := age(now, lastSeen(e))
+		if n := eventCount(e); n > 1 {
+			seen = fmt.Sprintf("%s (x%d over %s)", seen, n, age(now, firstSeen(e)))
+		}
+		d.line(1, "%s\t%s\t%s\t%s\t%s", e.Type, e.Reason, seen, eventSource(e), strings.TrimSpace(e.Message))
+	}
+}
+
+// pairs are a map's entries, sorted by key.
+func pairs(m map[string]string, sep string) []string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, k+sep+m[k])
+	}
+	return out
+}
+
+func tolerations(ts []v1.Toleration) []string {
+	var out []string
+	for _, t := range ts {
+		s := t.Key
+		if t.Value != "" {
+			s += "=" + t.Value
+		}
+		if t.Effect != "" {
+			s += ":" + string(t.Effect)
+		}
+		if t.Operator == v1.TolerationOpExists && t.Value == "" {
+			s = strings.TrimSpace(s + " op=Exists")
+		}
+		if t.TolerationSeconds != nil {
+			s += fmt.Sprintf(" for %ds", *t.TolerationSeconds)
+		}
+		out = append(out, s)
+	}
+	return out
+}
