@@ -188,7 +188,7 @@ func fingerprint(auths []runtime.Auth) string {
 	}
 	h := sha256.New()
 	for _, a := range auths {
-		fmt.Fprintf(h, "%q", []string{a.Username, a.Password, a.Auth, a.ServerAddress, a.IdentityToken, a.RegistryToken})
+		fmt.Fprintf(h, "%q", []string{a.Username, a.Password, a.Encoded, a.ServerAddress, a.IdentityToken, a.RegistryToken})
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
