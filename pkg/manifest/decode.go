@@ -46,7 +46,7 @@ func (d *decoder) refuse(object string, errs ...*Error) {
 	for i, e := range errs {
 		e.Origin, e.Object = d.opts.Origin, object
 		if i == maxErrors {
-			d.errs = append(d.errs, &Error{Origin: e.Origin, Line: e.Line, Object: object,
+			d.errs = append(d.errs, &Error{Origin: e.Origin, Line: e.Line, Object: object, Unsupported: e.Unsupported,
 				Msg: "more errors follow; correct these first"})
 			return
 		}
@@ -95,10 +95,10 @@ func unreadable(c chunk) *Error {
 // parseChunk reads JSON where it looks like JSON. What does not parse as such
 // may still be YAML in braces.
 func parseChunk(c chunk) ([]*node, []*parseError) {
-	text := bytes.TrimLeft(c.data, " \t\r\n")
-	if len(text) == 0 {
+	if isBlank(c.data) {
 		return nil, nil
 	}
+	text := bytes.TrimLeft(c.data, " \t\r\n")
 	if text[0] != '{' {
 		return parseYAML(c)
 	}
@@ -111,6 +111,21 @@ func parseChunk(c chunk) ([]*node, []*parseError) {
 		return docs, errs
 	}
 	return parseYAML(c)
+}
+
+// isBlank says that there is nothing but separators and comments: such a chunk
+// is not worth a parser.
+func isBlank(data []byte) bool {
+	for l := range bytes.Lines(data) {
+		if isSeparator(l) {
+			l = l[len("---"):]
+		}
+		l = bytes.TrimLeft(l, " \r\n")
+		if len(l) > 0 && l[0] != '#' {
+			return false
+		}
+	}
+	return true
 }
 
 func (d *decoder) document(n *node) {
@@ -231,6 +246,12 @@ func (d *decoder) pod(n *node) {
 		return
 	}
 	o := Object{Origin: d.opts.Origin, Line: n.line, Canonical: appendCanonical(nil, n, nil, nil)}
+	if len(o.Canonical) > maxDocument {
+		// It could not be read back from the disk.
+		d.refuse(name, &Error{Line: n.line, Msg: fmt.Sprintf(
+			"the object has %d bytes once aliases and escapes are written out; the limit is %d (1.5 MiB)", len(o.Canonical), maxDocument)})
+		return
+	}
 	var spec []byte
 	if s := n.get("spec"); s != nil {
 		spec = appendCanonical(nil, s, nil, nil)

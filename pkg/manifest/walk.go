@@ -40,6 +40,9 @@ func (w *walker) structure(n *node, t reflect.Type, p *path) {
 	}
 	fields := schema()[t]
 	for _, e := range n.entries {
+		if len(w.errs) > maxErrors {
+			return
+		}
 		kp := p.field(e.key)
 		f, known := fields[e.key]
 		if !known {
@@ -113,6 +116,8 @@ func (w *walker) value(n *node, t reflect.Type, p *path) {
 	case reflect.String:
 		if n.kind != kindString {
 			w.add(n.line, p, false, "expected a string, got %s%s", n.describe(), quoteHint(n))
+		} else if strings.Contains(n.text, "\x00") {
+			w.add(n.line, p, false, "a NUL character; no process and no path can be given one")
 		}
 	case reflect.Bool:
 		if n.kind != kindBool {
@@ -185,11 +190,6 @@ func (w *walker) quantity(n *node, p *path) {
 		w.add(n.line, p, false, "expected a quantity such as 100m or 64Mi, got %s", n.describe())
 		return
 	}
-	if n.kind == kindString && n.text == "null" {
-		// resource.Quantity would take the word for a zero.
-		w.add(n.line, p, false, "expected a quantity such as 100m or 64Mi, got %s", n.describe())
-		return
-	}
 	if _, err := parseQuantity(n.text); err != nil {
 		w.add(n.line, p, false, "%s is not a quantity (a number with an optional suffix such as m, k, Ki, Mi, Gi): %v",
 			n.describe(), err)
@@ -197,6 +197,7 @@ func (w *walker) quantity(n *node, p *path) {
 }
 
 func parseQuantity(s string) (resource.Quantity, error) {
+	s = strings.TrimSpace(s) // as resource.Quantity does when it decodes
 	if len(s) > maxQuantity {
 		return resource.Quantity{}, fmt.Errorf("longer than %d characters", maxQuantity)
 	}
@@ -212,24 +213,27 @@ func parseQuantity(s string) (resource.Quantity, error) {
 
 // suggest names the field that was probably meant.
 func suggest(name string, fields map[string]fieldInfo) string {
-	best, bestDistance := "", 3
+	best, bestDistance := "", maxTypos+1
 	for f := range fields {
-		d := editDistance(strings.ToLower(name), strings.ToLower(f), bestDistance)
-		if d < bestDistance || d == bestDistance && best != "" && f < best {
+		d := editDistance(strings.ToLower(name), strings.ToLower(f))
+		if d < bestDistance || d == bestDistance && f < best {
 			best, bestDistance = f, d
 		}
 	}
-	if best == "" || bestDistance*2 >= len(best) {
+	if bestDistance > maxTypos || bestDistance*2 >= len(best) {
 		return ""
 	}
 	return "; did you mean " + best + "?"
 }
 
+// maxTypos is how many letters of a field's name may be wrong.
+const maxTypos = 2
+
 // editDistance counts the insertions, deletions and replacements between two
-// words, and stops counting at limit.
-func editDistance(a, b string, limit int) int {
-	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
-		return limit
+// words; words of very different length are only said to be far apart.
+func editDistance(a, b string) int {
+	if len(a)-len(b) > maxTypos || len(b)-len(a) > maxTypos {
+		return maxTypos + 1
 	}
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -247,5 +251,5 @@ func editDistance(a, b string, limit int) int {
 			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
 		}
 	}
-	return min(row[len(b)], limit)
+	return row[len(b)]
 }

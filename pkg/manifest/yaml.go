@@ -58,7 +58,7 @@ func isSeparator(line []byte) bool {
 	return ok && (len(rest) == 0 || strings.IndexByte(" \t\r\n", rest[0]) >= 0)
 }
 
-// onlyDirectives says that the text before a separator is the "%YAML 1.2" that
+// onlyDirectives says that the text before a separator is the "%YAML 1.1" that
 // belongs to the document behind it.
 func onlyDirectives(b []byte) bool {
 	found := false
@@ -138,30 +138,39 @@ func nameErrors(errs []*parseError, n *node) []*parseError {
 	return errs
 }
 
-var yamlErrorLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
+var (
+	yamlErrorLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
+	// yamlOffByOne are the library's grammar errors, whose lines it counts from
+	// zero; those of its scanner it counts from one.
+	yamlOffByOne = regexp.MustCompile(`^did not find expected (<|node content|'-' indicator|key|',' or)|^found (undefined tag|duplicate %|incompatible)`)
+	yamlAnchor   = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
+)
 
-// yamlSyntaxError keeps the library's line and puts the most common mistake
-// into plain words.
+// yamlSyntaxError finds the line that the library means and puts the most
+// common mistake into plain words.
 func yamlSyntaxError(err error, c chunk) *parseError {
-	e := &parseError{line: c.line, msg: err.Error()}
 	first, _, _ := strings.Cut(err.Error(), "\n")
-	if m := yamlErrorLine.FindStringSubmatch(first); m != nil {
-		e.msg = m[2]
-		if l, err := strconv.Atoi(m[1]); err == nil {
-			e.line = c.line + l - 1
+	m := yamlErrorLine.FindStringSubmatch(first)
+	e := &parseError{line: c.line, msg: "not valid YAML: " + shorten(m[2])}
+	last := c.line + bytes.Count(bytes.TrimRight(c.data, " \t\r\n"), []byte{'\n'})
+	if l, err := strconv.Atoi(m[1]); err == nil {
+		if yamlOffByOne.MatchString(m[2]) {
+			l++
+		}
+		e.line = min(c.line+l-1, last)
+	} else if a := yamlAnchor.FindStringSubmatch(m[2]); a != nil {
+		if i := bytes.Index(c.data, []byte("*"+a[1])); i >= 0 {
+			e.line += bytes.Count(c.data[:i], []byte{'\n'})
 		}
 	}
 	number := c.line
 	for l := range bytes.Lines(c.data) {
 		indent := l[:len(l)-len(bytes.TrimLeft(l, " \t"))]
 		if number >= e.line-1 && number <= e.line+1 && bytes.IndexByte(indent, '\t') >= 0 {
-			e.line = number
-			e.msg = "a tab indents this line; YAML allows only spaces there"
-			return e
+			return &parseError{line: number, msg: "a tab indents this line; YAML allows only spaces there"}
 		}
 		number++
 	}
-	e.msg = "not valid YAML: " + shorten(e.msg)
 	return e
 }
 
