@@ -200,7 +200,7 @@ func (c *Client) describe(ctx context.Context) (*about, error) {
 	defer c.mu.Unlock()
 	c.about = a
 	if c.events == "" {
-		c.events = firstEvents(a)
+		c.events = eventWays(a)[0]
 	}
 	return a, nil
 }

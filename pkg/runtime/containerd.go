@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 
@@ -139,7 +140,9 @@ func (c *Client) PinImage(ctx context.Context, ref string) error {
 			continue
 		}
 		_, err := c.imageStore().Update(nctx, &imagesapi.UpdateImageRequest{
-			Image:      &imagesapi.Image{Name: i.GetName(), Labels: map[string]string{pinnedLabel: pinnedValue}},
+			// The target does not change and yet has to be there: without it
+			// containerd up to 2.4 dereferences nil and dies.
+			Image:      &imagesapi.Image{Name: i.GetName(), Target: i.GetTarget(), Labels: map[string]string{pinnedLabel: pinnedValue}},
 			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + pinnedLabel}},
 		})
 		if err != nil {
@@ -193,7 +196,7 @@ type blob struct {
 // PullProgress says how many bytes of ref's configuration and layers are on
 // the node, and how many there are, while it is being pulled. errdefs.ErrNotFound
 // before its manifest is known, after the pull, and for runtimes without
-// containerd's content store. When two tags of one repository are pulled at
+// containerd's content store. containerd writes a blob in steps of 1 MiB. When two tags of one repository are pulled at
 // once, the one whose manifest came last is shown.
 func (c *Client) PullProgress(ctx context.Context, ref string) (done, total int64, err error) {
 	unknown := fmt.Errorf("%w: no running pull of %s", errdefs.ErrNotFound, ref)
@@ -230,6 +233,7 @@ func (c *Client) progressOf(ctx context.Context, named reference.Named, offsets 
 	store := c.content()
 	have := map[digest.Digest]int64{}
 	var candidates []content.Info
+	host, _, _ := strings.Cut(reference.Domain(named), ":") // the label has no port
 	err = store.Walk(ctx, func(i content.Info) error {
 		have[i.Digest] = i.Size
 		// Only a manifest refers to a configuration.
@@ -237,7 +241,7 @@ func (c *Client) progressOf(ctx context.Context, named reference.Named, offsets 
 			candidates = append(candidates, i)
 		}
 		return nil
-	}, fmt.Sprintf(`labels.%q~=%q`, sourceLabel+reference.Domain(named), `(^|,)`+reference.Path(named)+`(,|$)`))
+	}, fmt.Sprintf(`labels.%q~=%q`, sourceLabel+host, `(^|,)`+regexp.QuoteMeta(reference.Path(named))+`(,|$)`))
 	if err != nil {
 		return 0, 0, translate("containerd list content", err)
 	}

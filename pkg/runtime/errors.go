@@ -53,7 +53,10 @@ func translate(op string, err error) error {
 	case codes.InvalidArgument, codes.OutOfRange:
 		e.kinds = []error{errdefs.ErrInvalid}
 	case codes.FailedPrecondition:
-		e.kinds = []error{errdefs.ErrConflict}
+		// containerd 2.x answers so for a reserved name.
+		if e.kinds = kindsOfText(st.Message()); e.kinds == nil {
+			e.kinds = []error{errdefs.ErrConflict}
+		}
 	case codes.Unimplemented:
 		e.kinds = []error{errUnimplemented}
 	case codes.Unknown:

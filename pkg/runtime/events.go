@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/connectivity"
@@ -88,14 +89,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// fallBack takes the next way to learn of events. The CRI stream is first and
-// containerd's own events are next; containerd before 1.7 starts there.
+// fallBack takes the next way to learn of events.
 func (c *Client) fallBack(a *about, why error) {
-	next := eventsPoll
-	if c.eventMode() == eventsCRI && a.name == containerdName {
-		next = eventsContainerd
-	}
-	c.log.Info("runtime has no such event stream", "stream", c.eventMode(), "next", next, "reason", why)
+	ways, now := eventWays(a), c.eventMode()
+	next := ways[min(slices.Index(ways, now)+1, len(ways)-1)]
+	c.log.Info("runtime does not have this event stream", "stream", now, "next", next, "reason", why)
 	c.setEventMode(next)
 }
 
@@ -229,7 +227,7 @@ func (c *Client) takeCRI(ctx context.Context, e *cri.ContainerEventResponse) (ty
 	}
 	switch e.GetContainerEventType() {
 	case cri.ContainerEventType_CONTAINER_STOPPED_EVENT:
-		return c.takeExit(ctx, id)
+		return c.takeExit(ctx, id, exit{seen: time.Now()})
 	case cri.ContainerEventType_CONTAINER_CREATED_EVENT, cri.ContainerEventType_CONTAINER_STARTED_EVENT:
 		return uid, known && !own
 	default:
@@ -238,7 +236,7 @@ func (c *Client) takeCRI(ctx context.Context, e *cri.ContainerEventResponse) (ty
 }
 
 // takeExit notes the end of id's process.
-func (c *Client) takeExit(ctx context.Context, id string) (types.UID, bool) {
+func (c *Client) takeExit(ctx context.Context, id string, x exit) (types.UID, bool) {
 	uid, _, known := c.index.owner(id)
 	if !known {
 		var err error
@@ -249,7 +247,7 @@ func (c *Client) takeExit(ctx context.Context, id string) (types.UID, bool) {
 		}
 	}
 	if known {
-		c.index.exited(id, time.Now())
+		c.index.exited(id, x)
 	}
 	return uid, known
 }

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"time"
 
 	eventtypes "github.com/containerd/containerd/api/events"
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
@@ -20,8 +21,7 @@ const (
 	topicDelete = "/containers/delete"
 )
 
-// containerdStream reads containerd's own events, for releases before the CRI
-// event stream.
+// containerdStream reads containerd's own events, which every release has.
 type containerdStream struct {
 	c *Client
 	s eventsapi.Events_SubscribeClient
@@ -68,7 +68,9 @@ func (c *Client) takeContainerd(ctx context.Context, e *containerdtypes.Envelope
 		if m.GetID() != m.GetContainerID() {
 			return "", false, nil // an exec ended
 		}
-		uid, ok := c.takeExit(ctx, m.GetContainerID())
+		uid, ok := c.takeExit(ctx, m.GetContainerID(), exit{
+			seen: time.Now(), known: true, code: int32(m.GetExitStatus()), at: m.GetExitedAt().AsTime(),
+		})
 		return uid, ok, nil
 	case topicStart:
 		var m eventtypes.TaskStart
@@ -82,7 +84,7 @@ func (c *Client) takeContainerd(ctx context.Context, e *containerdtypes.Envelope
 		if err := proto.Unmarshal(raw, &m); err != nil {
 			return "", false, err
 		}
-		uid, _, known := c.index.owner(m.GetContainerID())
+		uid, known := c.index.oom(m.GetContainerID())
 		return uid, known, nil
 	case topicDelete:
 		var m eventtypes.ContainerDelete

@@ -27,9 +27,20 @@ type entry struct {
 	ctr *Container // valid for ctr.State
 	sb  *Sandbox   // set only while ready
 
-	// exitSeen is when an event said that its process ended; zero: none did,
-	// or the runtime's status has caught up.
-	exitSeen time.Time
+	// oom: an event said that the kernel killed something in it.
+	oom bool
+	// exit is set from an event that says its process ended until the runtime's
+	// status says so too.
+	exit *exit
+}
+
+// exit is what an event said about the end of a process.
+type exit struct {
+	seen time.Time // when the event came
+	// known says that the event told code and at; a CRI event does not.
+	known bool
+	code  int32
+	at    time.Time
 	// waited: a reader has waited the full time for the status already.
 	waited bool
 }
@@ -92,47 +103,88 @@ func (x *index) owner(id string) (uid types.UID, own, ok bool) {
 }
 
 // exited notes that an event said that id's process ended.
-func (x *index) exited(id string, at time.Time) {
+func (x *index) exited(id string, news exit) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.m[id]
 	if e == nil || e.ctr != nil && e.ctr.State == StateExited {
 		return
 	}
-	e.exitSeen, e.waited = at, false
+	e.exit = &news
 }
 
-// lagging says that an event reported the end of id and no reader has waited
-// for its status yet.
+// oom notes that the kernel killed a process of id for memory.
+func (x *index) oom(id string) (uid types.UID, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.m[id]
+	if e == nil {
+		return "", false
+	}
+	e.oom = true
+	return e.uid, true
+}
+
+// ended completes a running container, in place, with what an event said about
+// its end; false when no event told the exit code.
+func (x *index) ended(d *Container) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.m[d.ID]
+	if e == nil || e.exit == nil || !e.exit.known || d.State != StateRunning {
+		return false
+	}
+	d.State, d.ExitCode, d.FinishedAt = StateExited, e.exit.code, e.exit.at
+	switch { // containerd's own words
+	case e.oom:
+		d.Reason = "OOMKilled"
+	case d.ExitCode == 0:
+		d.Reason = "Completed"
+	default:
+		d.Reason = "Error"
+	}
+	return true
+}
+
+// sandboxEnded says that an event told the end of a sandbox's process.
+func (x *index) sandboxEnded(id string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.m[id]
+	return e != nil && e.exit != nil && e.exit.known
+}
+
+// lagging says that an event reported the end of id without its code, and no
+// reader has waited for its status yet.
 func (x *index) lagging(id string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.m[id]
-	return e != nil && !e.exitSeen.IsZero() && !e.waited
+	return e != nil && e.exit != nil && !e.exit.known && !e.exit.waited
 }
 
 // gaveUp notes that waiting for id's status did not help.
 func (x *index) gaveUp(id string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if e := x.m[id]; e != nil {
-		e.waited = true
+	if e := x.m[id]; e != nil && e.exit != nil {
+		e.exit.waited = true
 	}
 }
 
-// overdue lists the pods whose runtime status has not caught up with an exit
-// that an event reported, so that somebody looks again. After limit the event
-// is taken as wrong.
+// overdue lists the pods for which no reader has seen the runtime's status
+// confirm an exit that an event reported, so that somebody looks again: the
+// status may have a better reason. After limit the event is taken as wrong.
 func (x *index) overdue(now time.Time, limit time.Duration) []types.UID {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []types.UID
 	for _, e := range x.m {
 		switch {
-		case e.exitSeen.IsZero():
-		case now.Sub(e.exitSeen) > limit:
-			e.exitSeen = time.Time{}
-		case e.waited:
+		case e.exit == nil:
+		case now.Sub(e.exit.seen) > limit:
+			e.exit = nil
+		default:
 			out = append(out, e.uid)
 		}
 	}
@@ -156,7 +208,7 @@ func (x *index) setContainer(uid types.UID, c *Container) {
 	e := x.put(c.ID, uid, false)
 	e.ctr = c
 	if c.State == StateExited {
-		e.exitSeen = time.Time{}
+		e.exit = nil
 	}
 }
 
@@ -181,6 +233,6 @@ func (x *index) setSandbox(uid types.UID, s *Sandbox, final bool) {
 	}
 	e.sb = nil
 	if !s.Ready {
-		e.exitSeen = time.Time{}
+		e.exit = nil
 	}
 }

@@ -17,8 +17,7 @@ import (
 
 const (
 	// settleLimit bounds how long a reader waits for a status that lags behind
-	// an exit event; containerd updates it after it has reaped the task and
-	// drained its output, some milliseconds later.
+	// an exit event that did not tell the exit code.
 	settleLimit = time.Second
 	settleEvery = 2 * time.Millisecond
 	// detailCalls is how many status calls one list makes at once.
@@ -51,9 +50,9 @@ func (c *Client) Pods(ctx context.Context) ([]Pod, error) {
 }
 
 // Pod shows one pod; a Pod with only its UID when the runtime has nothing of
-// it. Called after an Event it shows what the event was about: when a process
-// is known to have ended and its status does not say so yet, Pod waits for it,
-// at most a second.
+// it. Called after an Event it shows what the event was about, although the
+// runtime's status lags behind its events by some 30 ms: an exit that an event
+// told in full is shown as told, for any other Pod waits at most a second.
 func (c *Client) Pod(ctx context.Context, uid types.UID) (Pod, error) {
 	pods, err := c.observe(ctx, uid, true)
 	if err != nil {
@@ -99,8 +98,8 @@ func (c *Client) listContainers(ctx context.Context, sel map[string]string) ([]*
 	return r.GetContainers(), err
 }
 
-// observe lists and details; uid "" means all. wait resolves the race between
-// an exit event and the status.
+// observe lists and details; uid "" means all. wait is for an exit that an
+// event told and the status does not.
 func (c *Client) observe(ctx context.Context, uid types.UID, wait bool) (map[types.UID]*Pod, error) {
 	// Containers first: a container that is listed then has its sandbox listed.
 	ctrs, err := c.listContainers(ctx, c.selector(uid))
@@ -178,15 +177,20 @@ func assemble(boxes []*cri.PodSandbox, gotBoxes []*Sandbox, ctrs []*cri.Containe
 
 // knownSandbox answers from the list or the cache, nil when a call is needed.
 func (c *Client) knownSandbox(l *cri.PodSandbox, wait bool) *Sandbox {
-	if l.GetState() == cri.PodSandboxState_SANDBOX_READY {
-		if wait && c.index.lagging(l.GetId()) {
-			return nil
-		}
-		return c.index.readySandbox(l.GetId())
+	if l.GetState() != cri.PodSandboxState_SANDBOX_READY {
+		s := sandboxOf(l)
+		c.index.setSandbox(uidOf(l), s, false)
+		return s
 	}
-	s := sandboxOf(l)
-	c.index.setSandbox(uidOf(l), s, false)
-	return s
+	if c.index.sandboxEnded(l.GetId()) {
+		s := sandboxOf(l)
+		s.Ready = false
+		return s
+	}
+	if wait && c.index.lagging(l.GetId()) {
+		return nil
+	}
+	return c.index.readySandbox(l.GetId())
 }
 
 func uidOf(l *cri.PodSandbox) types.UID { return types.UID(l.GetMetadata().GetUid()) }
@@ -254,7 +258,20 @@ func (c *Client) knownContainer(l *cri.Container, wait bool) *Container {
 	if wait && state != StateExited && c.index.lagging(l.GetId()) {
 		return nil
 	}
-	return c.index.container(l.GetId(), state)
+	d := c.index.container(l.GetId(), state)
+	if d == nil {
+		return nil
+	}
+	return c.withExit(d)
+}
+
+// withExit lays an exit that an event told over the runtime's status.
+func (c *Client) withExit(d *Container) *Container {
+	told := *d
+	if c.index.ended(&told) {
+		return &told
+	}
+	return d
 }
 
 func (c *Client) detailContainer(ctx context.Context, l *cri.Container, wait bool) (*Container, error) {
@@ -279,7 +296,7 @@ func (c *Client) detailContainer(ctx context.Context, l *cri.Container, wait boo
 		return nil, err
 	}
 	c.index.setContainer(types.UID(l.GetLabels()[pod.LabelPodUID]), d)
-	return d, nil
+	return c.withExit(d), nil
 }
 
 func (c *Client) containerStatus(ctx context.Context, id string) (*cri.ContainerStatus, error) {

@@ -95,7 +95,7 @@ func (c *Client) adoptSandbox(ctx context.Context, p *v1.Pod, attempt uint32) (s
 		if !c.ours(s.GetLabels()) {
 			return "", fmt.Errorf("sandbox %s of owner %q holds the name: %w", s.GetId(), s.GetLabels()[pod.LabelOwner], errTaken)
 		}
-		if s.GetState() == cri.PodSandboxState_SANDBOX_READY {
+		if s.GetState() == cri.PodSandboxState_SANDBOX_READY && !c.index.sandboxEnded(s.GetId()) {
 			return s.GetId(), nil
 		}
 		used, err := c.sandboxUsed(ctx, s.GetId())

@@ -3,8 +3,6 @@ package runtime
 import (
 	"encoding/json"
 	"slices"
-	"strconv"
-	"strings"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -19,6 +17,7 @@ type verboseConfig struct {
 	Containerd   struct {
 		DefaultRuntime string `json:"defaultRuntimeName"`
 		Runtimes       map[string]struct {
+			Type    string         `json:"runtimeType"`
 			Options map[string]any `json:"options"`
 		} `json:"runtimes"`
 	} `json:"containerd"`
@@ -52,7 +51,7 @@ func readStatus(a *about, st *cri.StatusResponse) {
 		switch {
 		case systemd:
 			a.cgroupDriver = "systemd"
-		case said:
+		case said, r.Type == "io.containerd.runc.v2":
 			a.cgroupDriver = "cgroupfs"
 		}
 	}
@@ -65,26 +64,13 @@ func driverName(d cri.CgroupDriver) string {
 	return "systemd"
 }
 
-// firstEvents guesses how events arrive before Watch has tried. containerd has
-// the CRI stream since 1.7; what another runtime does is found out by asking.
-func firstEvents(a *about) string {
-	if a.name == containerdName && olderThan(a.version, 1, 7) {
-		return eventsContainerd
+// eventWays are the ways to learn of events, best first. containerd's own
+// events come at once; its CRI stream (since 1.7) comes when the runtime has
+// reaped the task and deleted its cgroups, 20 to 30 ms later with runc, and
+// 1.7 splits it between its readers.
+func eventWays(a *about) []string {
+	if a.name == containerdName {
+		return []string{eventsContainerd, eventsCRI, eventsPoll}
 	}
-	return eventsCRI
-}
-
-// olderThan reads the first two numbers of a version such as "1.6.20~ds1" or
-// "v2.4.2". A version that cannot be read is not old.
-func olderThan(version string, major, minor int) bool {
-	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
-	if len(parts) < 2 {
-		return false
-	}
-	ma, err1 := strconv.Atoi(parts[0])
-	mi, err2 := strconv.Atoi(parts[1])
-	if err1 != nil || err2 != nil {
-		return false
-	}
-	return ma < major || ma == major && mi < minor
+	return []string{eventsCRI, eventsPoll}
 }
