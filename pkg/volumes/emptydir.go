@@ -1,0 +1,244 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
+)
+
+// emptyDir is a folder that lives as long as the pod: on the node's disk, in
+// memory (tmpfs) or in huge pages (hugetlbfs).
+//
+// A sizeLimit is the size of a tmpfs. On disk it is only measured (Manager.Usage);
+// a pod that exceeds it is to be evicted, which is node-pressure eviction's work.
+type emptyDir struct{ mounter Mounter }
+
+func (emptyDir) Name() string                           { return "emptyDir" }
+func (emptyDir) Plugin() string                         { return "kubernetes.io~empty-dir" }
+func (emptyDir) Handles(v *v1.Volume) bool              { return v.EmptyDir != nil }
+func (emptyDir) TearDown(context.Context, Record) error { return nil }
+
+func (emptyDir) Record(v *v1.Volume) Record {
+	r := Record{Medium: string(v.EmptyDir.Medium)}
+	if v.EmptyDir.SizeLimit != nil {
+		r.Limit = v.EmptyDir.SizeLimit.Value()
+	}
+	return r
+}
+
+func (e emptyDir) SetUp(_ context.Context, r Request) (Mounted, error) {
+	src := r.Volume.EmptyDir
+	var err error
+	switch {
+	case src.Medium == v1.StorageMediumDefault:
+		err = e.disk(r)
+	case src.Medium == v1.StorageMediumMemory:
+		err = e.memory(r)
+	case src.Medium == v1.StorageMediumHugePages, strings.HasPrefix(string(src.Medium), string(v1.StorageMediumHugePagesPrefix)):
+		err = e.hugePages(r)
+	default:
+		err = fmt.Errorf("medium %q is not known; use \"\", Memory or HugePages: %w", src.Medium, errdefs.ErrInvalid)
+	}
+	if err != nil {
+		return Mounted{}, err
+	}
+	return Mounted{
+		Name: r.Volume.Name, Kind: e.Name(), HostPath: filepath.Join(r.Folder.Path(), r.Volume.Name), Relabel: true,
+	}, nil
+}
+
+// owner is the group that the pod asked for, if any, and the mode: everybody
+// may write, because containers run as users that we do not know.
+func owner(p *v1.Pod) (gid int, mode uint32) {
+	if sc := p.Spec.SecurityContext; sc != nil && sc.FSGroup != nil {
+		return int(*sc.FSGroup), 0o2777
+	}
+	return 0, 0o777
+}
+
+// disk makes the folder under another name and renames it when its mode is
+// right: what has the final name is ready, and belongs to the pod, which may
+// have changed its mode since.
+func (e emptyDir) disk(r Request) error {
+	name := r.Volume.Name
+	st, err := r.Folder.lstat(name)
+	if err == nil {
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return fmt.Errorf("%s is not a folder; remove it: %w", filepath.Join(r.Folder.Path(), name), errdefs.ErrInvalid)
+		}
+		return nil
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	tmp := "." + name
+	if err := unix.Mkdirat(r.Folder.fd, tmp, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("making the folder: %w", err)
+	}
+	fd, err := r.Folder.open(tmp, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, sameMount)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	gid, mode := owner(r.Pod)
+	// chown drops the set-group-id bit, so the mode comes last.
+	if err := unix.Fchown(fd, 0, gid); err != nil {
+		return fmt.Errorf("giving the folder to group %d: %w", gid, err)
+	}
+	if err := unix.Fchmod(fd, mode); err != nil {
+		return fmt.Errorf("opening the folder to the containers' users: %w", err)
+	}
+	if err := unix.Renameat(r.Folder.fd, tmp, r.Folder.fd, name); err != nil {
+		return fmt.Errorf("naming the folder: %w", err)
+	}
+	return nil
+}
+
+func (e emptyDir) memory(r Request) error {
+	gid, mode := owner(r.Pod)
+	options := []string{fmt.Sprintf("mode=%o", mode), fmt.Sprintf("gid=%d", gid)}
+	if size := tmpfsSize(r.Pod, r.Volume.EmptyDir); size > 0 {
+		options = append(options, fmt.Sprintf("size=%d", size))
+	} else {
+		options = append(options, "size=50%") // of the node's memory
+	}
+	return e.mount(r, unix.TMPFS_MAGIC, func(target string) error {
+		// What is in memory may be a secret: keep it out of swap where the
+		// kernel can (6.4).
+		err := e.mounter.Mount("tmpfs", target, "tmpfs", append(options, "noswap"))
+		if errors.Is(err, unix.EINVAL) {
+			err = e.mounter.Mount("tmpfs", target, "tmpfs", options)
+		}
+		return err
+	})
+}
+
+// tmpfsSize is the smaller of the volume's limit and the pod's memory limit,
+// which its content counts against; 0 when neither is set. In bytes.
+func tmpfsSize(p *v1.Pod, src *v1.EmptyDirVolumeSource) int64 {
+	size := podMemory(p)
+	if src.SizeLimit != nil && src.SizeLimit.Value() > 0 && (size == 0 || src.SizeLimit.Value() < size) {
+		size = src.SizeLimit.Value()
+	}
+	return size
+}
+
+// podMemory is the pod's memory limit in bytes: the pod's own, or the sum of
+// its containers' when each has one; else 0. Init containers that have ended
+// give nothing back to the volume, so they do not count.
+func podMemory(p *v1.Pod) int64 {
+	if p.Spec.Resources != nil && !p.Spec.Resources.Limits.Memory().IsZero() {
+		return p.Spec.Resources.Limits.Memory().Value()
+	}
+	sum := resource.Quantity{}
+	for i := range p.Spec.InitContainers {
+		c := &p.Spec.InitContainers[i]
+		if c.Resources.Limits.Memory().IsZero() {
+			return 0
+		}
+		if c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways {
+			sum.Add(*c.Resources.Limits.Memory())
+		}
+	}
+	for i := range p.Spec.Containers {
+		limit := p.Spec.Containers[i].Resources.Limits.Memory()
+		if limit.IsZero() {
+			return 0
+		}
+		sum.Add(*limit)
+	}
+	return sum.Value()
+}
+
+func (e emptyDir) hugePages(r Request) error {
+	size, err := pageSize(r.Pod, r.Volume.EmptyDir.Medium)
+	if err != nil {
+		return err
+	}
+	gid, mode := owner(r.Pod)
+	options := []string{fmt.Sprintf("pagesize=%d", size), fmt.Sprintf("mode=%o", mode), fmt.Sprintf("gid=%d", gid)}
+	if l := r.Volume.EmptyDir.SizeLimit; l != nil && l.Value() > 0 {
+		options = append(options, fmt.Sprintf("size=%d", l.Value()))
+	}
+	return e.mount(r, unix.HUGETLBFS_MAGIC, func(target string) error {
+		return e.mounter.Mount("nodev", target, "hugetlbfs", options)
+	})
+}
+
+// pageSize is named by the medium (HugePages-2Mi), or by what the containers
+// ask for when that is one size. In bytes.
+func pageSize(p *v1.Pod, medium v1.StorageMedium) (int64, error) {
+	if text, ok := strings.CutPrefix(string(medium), string(v1.StorageMediumHugePagesPrefix)); ok {
+		q, err := resource.ParseQuantity(text)
+		if err != nil || q.Value() <= 0 {
+			return 0, fmt.Errorf("medium %q names no page size, as in HugePages-2Mi: %w", medium, errdefs.ErrInvalid)
+		}
+		return q.Value(), nil
+	}
+	sizes := map[int64]struct{}{}
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			for name := range list[i].Resources.Requests {
+				text, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
+				if q, err := resource.ParseQuantity(text); ok && err == nil {
+					sizes[q.Value()] = struct{}{}
+				}
+			}
+		}
+	}
+	if len(sizes) != 1 {
+		return 0, fmt.Errorf("medium HugePages: the containers request %d page sizes; request one, or name one as in HugePages-2Mi: %w", len(sizes), errdefs.ErrInvalid)
+	}
+	for size := range sizes {
+		return size, nil
+	}
+	return 0, nil
+}
+
+// mount puts a file system of the given magic onto the volume's folder, once.
+func (e emptyDir) mount(r Request, magic int64, do func(target string) error) error {
+	name := r.Volume.Name
+	if err := unix.Mkdirat(r.Folder.fd, name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("making the mount point: %w", err)
+	}
+	fd, err := r.Folder.open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, inside)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	mounted, err := isMount(r.Folder, name)
+	if err != nil {
+		return err
+	}
+	if !mounted {
+		return do(fdPath(fd))
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return fmt.Errorf("looking at the mount: %w", err)
+	}
+	if st.Type != magic {
+		return fmt.Errorf("%s is another mount (type %#x); unmount it: %w", filepath.Join(r.Folder.Path(), name), st.Type, errdefs.ErrTransient)
+	}
+	return nil
+}
+
+// isMount asks the kernel whether a child of the folder is a mount of its own.
+func isMount(f *Folder, name string) (bool, error) {
+	fd, err := f.open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, sameMount)
+	if errors.Is(err, unix.EXDEV) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, unix.Close(fd)
+}

@@ -1,0 +1,120 @@
+package volumes
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	mount "k8s.io/mount-utils"
+
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// mount-utils' own mounters fit.
+var _ Mounter = (mount.Interface)(nil)
+
+func TestContainerMounts(t *testing.T) {
+	pod := podWith(empty("a", "", ""), empty("b", "", ""))
+	mounted := map[string]Mounted{
+		"a": {Name: "a", HostPath: "/host/a", Relabel: true},
+		"b": {Name: "b", HostPath: "/host/b", ReadOnly: true},
+	}
+	ptr := func(p v1.MountPropagationMode) *v1.MountPropagationMode { return &p }
+	yes := true
+	enabled := v1.RecursiveReadOnlyEnabled
+	privileged := &v1.SecurityContext{Privileged: &yes}
+	for name, tc := range map[string]struct {
+		mounts   []v1.VolumeMount
+		security *v1.SecurityContext
+		devices  []v1.VolumeDevice
+		want     []runtime.Mount
+		err      error
+	}{
+		"none": {},
+		"order and flags": {
+			mounts: []v1.VolumeMount{{Name: "b", MountPath: "/x/"}, {Name: "a", MountPath: "rel//y"}, {Name: "a", MountPath: "/z", ReadOnly: true, MountPropagation: ptr("HostToContainer")}},
+			want: []runtime.Mount{
+				{Name: "b", HostPath: "/host/b", ContainerPath: "/x", ReadOnly: true, Propagation: "None"},
+				{Name: "a", HostPath: "/host/a", ContainerPath: "/rel/y", Propagation: "None", SELinux: true},
+				{Name: "a", HostPath: "/host/a", ContainerPath: "/z", ReadOnly: true, Propagation: "HostToContainer", SELinux: true},
+			},
+		},
+		"bidirectional": {
+			mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", MountPropagation: ptr("Bidirectional")}}, security: privileged,
+			want: []runtime.Mount{{Name: "a", HostPath: "/host/a", ContainerPath: "/x", Propagation: "Bidirectional", SELinux: true}},
+		},
+		"bidirectional, not privileged": {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", MountPropagation: ptr("Bidirectional")}}, err: errdefs.ErrInvalid},
+		"propagation":                   {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", MountPropagation: ptr("Up")}}, err: errdefs.ErrInvalid},
+		"dots":                          {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x/../y"}}, err: errdefs.ErrInvalid},
+		"colon":                         {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x:y"}}, err: errdefs.ErrInvalid},
+		"no path":                       {mounts: []v1.VolumeMount{{Name: "a"}}, err: errdefs.ErrInvalid},
+		"twice":                         {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x"}, {Name: "b", MountPath: "/x/"}}, err: errdefs.ErrInvalid},
+		"subPath":                       {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", SubPath: "s"}}, err: errdefs.ErrInvalid},
+		"recursive read-only":           {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", ReadOnly: true, RecursiveReadOnly: &enabled}}, err: errdefs.ErrInvalid},
+		"unknown":                       {mounts: []v1.VolumeMount{{Name: "c", MountPath: "/x"}}, err: errdefs.ErrInvalid},
+		"device":                        {devices: []v1.VolumeDevice{{Name: "a"}}, err: errdefs.ErrInvalid},
+	} {
+		c := &v1.Container{Name: "main", VolumeMounts: tc.mounts, SecurityContext: tc.security, VolumeDevices: tc.devices}
+		got, err := ContainerMounts(pod, c, mounted)
+		if !errors.Is(err, tc.err) || (tc.err == nil) != (err == nil) || !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	c := &v1.Container{Name: "main", VolumeMounts: []v1.VolumeMount{{Name: "a", MountPath: "/x"}}}
+	if _, err := ContainerMounts(pod, c, nil); !errors.Is(err, errdefs.ErrTransient) {
+		t.Errorf("not set up yet: %v", err)
+	}
+}
+
+// What stands in for openat2 on old kernels refuses the same ways.
+func TestOpenWalk(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(dir, "a/b"), 0o755))
+	must(t, os.Symlink("b", filepath.Join(dir, "a/link")))
+	must(t, os.WriteFile(filepath.Join(dir, "a/file"), nil, 0o600))
+	root, err := openRoot(dir)
+	must(t, err)
+	defer root.Close()
+	const how = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
+	for rel, want := range map[string]error{
+		"a/b": nil, "a": nil, ".": nil, "a/link": unix.ENOTDIR, "a/link/x": unix.ENOTDIR, "a/file": unix.ENOTDIR, "a/none": unix.ENOENT, "../x": unix.EXDEV,
+	} {
+		for name, open := range map[string]func(int, string, int, uint64) (int, error){"walk": openWalk, "openat2": openat2} {
+			fd, err := open(root.fd, rel, how|unix.O_NOFOLLOW, sameMount)
+			if err == nil {
+				must(t, unix.Close(fd))
+			}
+			if want == nil && err != nil || want != nil && err == nil {
+				t.Errorf("%s %s: %v, want %v", name, rel, err, want)
+			}
+			if name == "walk" && !errors.Is(err, want) {
+				t.Errorf("%s %s: %v, want %v", name, rel, err, want)
+			}
+		}
+	}
+}
+
+func TestMountTable(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mountinfo")
+	must(t, os.WriteFile(file, []byte(`22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw
+30 22 0:25 / /a\040b\134c ro,nosuid - tmpfs tmpfs rw,size=4k
+`), 0o600))
+	got, err := kernelMounter{mountinfo: file}.List()
+	must(t, err)
+	want := []mount.MountPoint{
+		{Device: "/dev/root", Path: "/", Type: "ext4", Opts: []string{"rw", "relatime"}},
+		{Device: "tmpfs", Path: `/a b\c`, Type: "tmpfs", Opts: []string{"ro", "nosuid"}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v", got)
+	}
+	must(t, os.WriteFile(file, []byte("garbage\n"), 0o600))
+	if _, err := (kernelMounter{mountinfo: file}).List(); err == nil {
+		t.Error("garbage is accepted")
+	}
+}
