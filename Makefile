@@ -84,7 +84,7 @@ fuzz: go ## every fuzz target for FUZZTIME each
 .PHONY: bench
 bench: go deps-test build ## nodeagent, kubelet and the floor side by side; takes about half an hour
 	@hack/build-kubelet.sh
-	go test -tags bench -count=1 -timeout 4h -v -run '^TestCompare$$' ./bench
+	NODEAGENT_BIN=$(CURDIR)/bin/nodeagent go test -tags bench -count=1 -timeout 4h -v -run '^TestCompare$$' ./bench
 
 .PHONY: test-container
 test-container: go deps-test ## the node tier inside a privileged container
@@ -98,19 +98,19 @@ install: ## binary, unit, configuration and folders, below $(DESTDIR)
 	install -m 0755 bin/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
 	sed 's|/usr/bin/nodeagent|$(PREFIX)/bin/nodeagent|; s|/etc/nodeagent|$(SYSCONFDIR)/nodeagent|' systemd/nodeagent.service >$(DESTDIR)$(UNITDIR)/nodeagent.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/nodeagent.service
-	@if [ -e $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml ]; then \
-	  if cmp -s systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; then :; else \
-	    echo "install: kept your $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; the new default is config.yaml.dist beside it"; \
-	    install -m 0644 systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml.dist; fi; \
-	else install -m 0644 systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; fi
+	@if [ -e $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml ]; then \
+	  if cmp -s systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; then :; else \
+	    echo "install: kept your $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; the new default is nodeagent.yaml.dist beside it"; \
+	    install -m 0644 systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml.dist; fi; \
+	else install -m 0644 systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; fi
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; \
 	  echo "install: start it with: systemctl enable --now nodeagent"; fi
 
 .PHONY: uninstall
 uninstall: ## what install put there, but for a changed configuration and the state
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now nodeagent 2>/dev/null || true; fi
-	rm -f $(DESTDIR)$(PREFIX)/bin/nodeagent $(DESTDIR)$(UNITDIR)/nodeagent.service $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml.dist
-	@if cmp -s systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; then rm -f $(DESTDIR)$(SYSCONFDIR)/nodeagent/config.yaml; fi
+	rm -f $(DESTDIR)$(PREFIX)/bin/nodeagent $(DESTDIR)$(UNITDIR)/nodeagent.service $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml.dist
+	@if cmp -s systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; then rm -f $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; fi
 	@for d in $(DESTDIR)$(SYSCONFDIR)/nodeagent/manifests $(DESTDIR)$(SYSCONFDIR)/nodeagent $(DESTDIR)/var/lib/nodeagent; do \
 	  rmdir $$d 2>/dev/null || test ! -e $$d || echo "uninstall: kept $$d: it is not empty"; done
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

@@ -39,8 +39,8 @@ type Node struct {
 
 	mu         sync.Mutex // guards the three processes below
 	h          *holder
-	containerd *proc
-	agent      *proc
+	containerd *Program
+	agent      *Program
 	grpc       *grpc.ClientConn
 }
 
@@ -157,7 +157,7 @@ func (n *Node) powerOff() {
 	if h != nil {
 		h.stop()
 	}
-	for _, p := range []*proc{n.agent, n.containerd} {
+	for _, p := range []*Program{n.agent, n.containerd} {
 		if p != nil {
 			<-p.done
 		}
@@ -303,8 +303,8 @@ func tail(s string, lines int) string {
 	return strings.Join(l, "\n")
 }
 
-// proc is a program that runs inside the node in the background.
-type proc struct {
+// Program is a program that runs inside the node in the background.
+type Program struct {
 	cmd  *exec.Cmd
 	pid  int // of the program itself, not of nsenter; as the test sees it
 	done chan struct{}
@@ -312,7 +312,7 @@ type proc struct {
 }
 
 // start runs a program in the node with its output appended to a file.
-func (n *Node) start(logFile string, env []string, name string, args ...string) (*proc, error) {
+func (n *Node) start(logFile string, env []string, name string, args ...string) (*Program, error) {
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
@@ -325,7 +325,7 @@ func (n *Node) start(logFile string, env []string, name string, args ...string) 
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &proc{cmd: cmd, done: make(chan struct{})}
+	p := &Program{cmd: cmd, done: make(chan struct{})}
 	go func() { p.err = cmd.Wait(); close(p.done) }()
 	if p.pid, err = onlyChild(cmd.Process.Pid); err != nil {
 		select {
@@ -339,7 +339,7 @@ func (n *Node) start(logFile string, env []string, name string, args ...string) 
 }
 
 // signal sends to the program and waits until it has ended.
-func (p *proc) signal(sig syscall.Signal, d time.Duration) error {
+func (p *Program) signal(sig syscall.Signal, d time.Duration) error {
 	if p.pid > 0 {
 		if err := syscall.Kill(p.pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err
@@ -352,3 +352,23 @@ func (p *proc) signal(sig syscall.Signal, d time.Duration) error {
 		return fmt.Errorf("process %d has not ended %v after %v", p.pid, d, sig)
 	}
 }
+
+// Run starts a program inside the node; its output is appended to a file of
+// the node's folder. It ends with the node at the latest.
+func (n *Node) Run(logFile, name string, args ...string) *Program {
+	n.t.Helper()
+	p, err := n.start(n.Path(logFile), nil, name, args...)
+	if err != nil {
+		n.t.Fatalf("start %s: %v", name, err)
+	}
+	return p
+}
+
+// PID is the program's process, as the test sees it.
+func (p *Program) PID() int { return p.pid }
+
+// Done is closed when the program has ended.
+func (p *Program) Done() <-chan struct{} { return p.done }
+
+// End sends a signal and waits for the program to end, for 30 s at most.
+func (p *Program) End(sig syscall.Signal) error { return p.signal(sig, 30*time.Second) }
