@@ -85,3 +85,18 @@ type SourceState struct {
 	Error    string    `json:"error,omitempty"` // of the last attempt as a whole
 	Problems []string  `json:"problems,omitempty"`
 }
+
+// Types of a Change, as in a Kubernetes watch.
+const (
+	Added    = "ADDED"
+	Modified = "MODIFIED"
+	Deleted  = "DELETED"
+)
+
+// Change is one step in the life of a record. Of a Deleted one, Record is what
+// was last known.
+type Change struct {
+	Type     string
+	Record   Record
+	Revision uint64
+}
