@@ -43,7 +43,7 @@ func (s *turn) act(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a life
 	case lifecycle.CreateContainer:
 		return s.createContainer(ctx, p, observed, a)
 	case lifecycle.StartContainer:
-		return true, time.Time{}, s.startContainer(ctx, p, a.Container, a.ID)
+		return true, time.Time{}, s.startContainer(ctx, p, a, a.ID)
 	case lifecycle.KillContainer:
 		s.kill(ctx, p, a)
 		return false, time.Time{}, nil
@@ -152,23 +152,25 @@ func (s *turn) createContainer(ctx context.Context, p *v1.Pod, observed *runtime
 	s.m.linkLog(p, spec.Name, id, o)
 	s.m.Recorder.PodEvent(p, spec.Name, v1.EventTypeNormal, "Created", "Created container: "+spec.Name)
 	s.m.Hook("between CreateContainer and StartContainer")
-	if err := s.startContainer(ctx, p, spec.Name, id); err != nil {
-		s.failed(p, lifecycle.Action{Kind: lifecycle.StartContainer, Container: spec.Name}, err)
+	a.Kind = lifecycle.StartContainer
+	if err := s.startContainer(ctx, p, a, id); err != nil {
+		return true, s.failed(p, a, err), nil
 	}
 	return true, time.Time{}, nil
 }
 
-func (s *turn) startContainer(ctx context.Context, p *v1.Pod, name, id string) error {
+func (s *turn) startContainer(ctx context.Context, p *v1.Pod, a lifecycle.Action, id string) error {
 	if err := s.take(ctx); err != nil {
 		return err
 	}
 	if err := s.m.Containers.StartContainer(ctx, id); err != nil {
+		s.m.Metrics.ContainerStarted(a.Init, "RunContainerError")
 		return err
 	}
-	delete(s.failures, name)
-	delete(s.waiting, name)
-	s.m.Metrics.ContainerStarted()
-	s.m.Recorder.PodEvent(p, name, v1.EventTypeNormal, "Started", "Started container "+name)
+	delete(s.failures, a.Container)
+	delete(s.waiting, a.Container)
+	s.m.Metrics.ContainerStarted(a.Init, "")
+	s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeNormal, "Started", "Started container "+a.Container)
 	return nil
 }
 

@@ -81,9 +81,12 @@ type Recorder interface {
 
 // Metrics counts what dashboards show.
 type Metrics interface {
-	ContainerStarted()
-	SandboxStarted()
-	PodStarted(d time.Duration)
-	ExitHandled(d time.Duration)
-	Relisted(d time.Duration)
+	// ContainerStarted counts a start; reason is empty when it succeeded.
+	ContainerStarted(init bool, reason string)
+	SandboxStarted(err error)
+	PodStarted(took time.Duration)
+	// ExitHandled is how long after a container's exit its worker decided.
+	ExitHandled(late time.Duration)
+	Relisted(took time.Duration)
+	Running(pods int, containers map[string]int)
 }

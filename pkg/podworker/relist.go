@@ -43,10 +43,18 @@ func (m *Manager) relistOnce(ctx context.Context) error {
 	}
 	m.Metrics.Relisted(m.Clock().Sub(began))
 	live := map[types.UID]bool{}
+	ready, states := 0, map[string]int{}
 	for i := range pods {
 		live[pods[i].UID] = true
 		m.compare(&pods[i])
+		if s := pods[i].Sandbox(); s != nil && s.Ready {
+			ready++
+		}
+		for j := range pods[i].Containers {
+			states[string(pods[i].Containers[j].State)]++
+		}
 	}
+	m.Metrics.Running(ready, states)
 	m.mu.Lock()
 	var lost []*worker
 	for uid, w := range m.workers {

@@ -77,7 +77,9 @@ func (s *turn) createSandbox(ctx context.Context, p *v1.Pod, a lifecycle.Action)
 	}
 	done := s.m.Network.Creating()
 	defer done()
-	if _, err := s.m.Sandboxes.RunSandbox(ctx, p, s.sandboxOptions(p, a.Attempt)); err != nil {
+	_, err := s.m.Sandboxes.RunSandbox(ctx, p, s.sandboxOptions(p, a.Attempt))
+	s.m.Metrics.SandboxStarted(err)
+	if err != nil {
 		return err
 	}
 	delete(s.failures, "")
@@ -86,7 +88,6 @@ func (s *turn) createSandbox(ctx context.Context, p *v1.Pod, a lifecycle.Action)
 			delete(s.waiting, name)
 		}
 	}
-	s.m.Metrics.SandboxStarted()
 	return nil
 }
 

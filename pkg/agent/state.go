@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Names below the state folder.
+const (
+	podsDir     = "pods"
+	imagesDir   = "images"
+	objectsDir  = "objects/pods"
+	embeddedDir = "containerd"
+	lockFile    = "lock"
+	instFile    = "instance"
+)
+
+// lockState takes the state folder for this process. The kernel drops the lock
+// with the process, however it ends.
+func lockState(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the state folder %s: %w", dir, err)
+	}
+	path := filepath.Join(dir, lockFile)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the lock of the state folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+		}
+		owner := "another process"
+		b := make([]byte, 32)
+		n, _ := f.ReadAt(b, 0)
+		if pid := strings.TrimSpace(string(b[:n])); pid != "" {
+			owner = "nodeagent with pid " + pid
+		}
+		return nil, fmt.Errorf("the state folder %s is in use by %s: stop it first, or give this one another --state-dir and --run-dir", dir, owner)
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid())+"\n")); err != nil {
+		// A full disk must not keep the agent from starting: the lock holds without a number in it.
+		_ = f.Truncate(0)
+	}
+	return func() { f.Close() }, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+// instance is the name that marks what this agent made. It is the node's name
+// at the first start and stays when the node is renamed, so that nothing is
+// orphaned or doubled.
+func instance(dir, nodeName string) (string, error) {
+	path := filepath.Join(dir, instFile)
+	b, err := os.ReadFile(path)
+	if name := strings.TrimSpace(string(b)); err == nil && name != "" {
+		return name, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("cannot read this agent's name: %w", err)
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, []byte(nodeName+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("cannot keep this agent's name: %w", err)
+	}
+	return nodeName, os.Rename(tmp, path)
+}

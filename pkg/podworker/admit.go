@@ -1,0 +1,72 @@
+package podworker
+
+import (
+	"net/netip"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/nodeagent/nodeagent/pkg/status"
+)
+
+// Reasons of a refusal, as kubelet gives them.
+const (
+	ReasonNodeAffinity = "NodeAffinity"
+	ReasonNodePorts    = "NodePorts"
+)
+
+// IsRefusal says that a final status came from the node's refusal and not from
+// the pod's own end: a restarted agent, whose labels may be others, asks again.
+func IsRefusal(st v1.PodStatus) bool {
+	return st.Phase == v1.PodFailed && (st.Reason == ReasonNodeAffinity || st.Reason == ReasonNodePorts)
+}
+
+// Admission refuses pods whose nodeSelector does not match the node's labels,
+// and pods that want a host port that a running pod has.
+func Admission(nodeLabels map[string]string) func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
+	node := labels.Set(nodeLabels)
+	return func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
+		if !labels.SelectorFromSet(p.Spec.NodeSelector).Matches(node) {
+			return &status.Refusal{Reason: ReasonNodeAffinity, Message: "Pod was rejected: Predicate NodeAffinity failed"}
+		}
+		for _, other := range running {
+			if portsClash(p, other) {
+				return &status.Refusal{Reason: ReasonNodePorts, Message: "Pod was rejected: Predicate NodePorts failed"}
+			}
+		}
+		return nil
+	}
+}
+
+func portsClash(a, b *v1.Pod) bool {
+	for _, pa := range hostPorts(a) {
+		for _, pb := range hostPorts(b) {
+			if pa.HostPort == pb.HostPort && pa.Protocol == pb.Protocol && addressesClash(pa.HostIP, pb.HostIP) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// addressesClash says that a port cannot be had on both: the unspecified
+// address takes every other one.
+func addressesClash(a, b string) bool {
+	return a == b || everyAddress(a) || everyAddress(b)
+}
+
+func everyAddress(s string) bool {
+	ip, err := netip.ParseAddr(s)
+	return s == "" || err == nil && ip.IsUnspecified()
+}
+
+func hostPorts(p *v1.Pod) (ports []v1.ContainerPort) {
+	for i := range p.Spec.Containers {
+		for _, port := range p.Spec.Containers[i].Ports {
+			if port.HostPort > 0 {
+				ports = append(ports, port)
+			}
+		}
+	}
+	return ports
+}

@@ -1,0 +1,305 @@
+package podworker
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/images"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/status"
+)
+
+func (n *node) ready(uid types.UID) func() bool {
+	return func() bool { return podReady(n.records[uid].Pod.Status) }
+}
+
+func (n *node) phase(uid types.UID, want v1.PodPhase) func() bool {
+	return func() bool { r, ok := n.records[uid]; return ok && r.Pod.Status.Phase == want }
+}
+
+func (n *node) ids(uid types.UID) (ids []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range n.snapshot(uid).Containers {
+		ids = append(ids, c.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func deletion(after time.Duration) func(p *v1.Pod) {
+	return func(p *v1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Now().Add(after)} }
+}
+
+func TestPodRunsAndEndsWithoutTraces(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	p := testPod("a", v1.RestartPolicyAlways, "one", "two")
+	n.want(p)
+	a := n.agent(dir, nil)
+	n.until("ready", n.ready("a"))
+	st := n.records["a"].Pod.Status
+	if st.Phase != v1.PodRunning || st.PodIP == "" || st.HostIP != "192.0.2.1" || st.ContainerStatuses[0].ContainerID == "" {
+		t.Fatalf("%+v", st)
+	}
+	if links, _ := os.ReadDir(dir + "/links"); len(links) != 2 {
+		t.Fatalf("links %v", links)
+	}
+	n.edit("a", deletion(time.Minute))
+	a.Wake("a")
+	n.until("finished", func() bool { return n.finished["a"] })
+	for _, d := range []string{"/pods/a", "/logs/default_web-a_a"} {
+		if _, err := os.Stat(dir + d); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", d, err)
+		}
+	}
+	if links, _ := os.ReadDir(dir + "/links"); len(links) != 0 {
+		t.Errorf("links left: %v", links)
+	}
+}
+
+// TestKilledBetweenAnyTwoActions ends the manager at every point of a pod's
+// start and of its end; the next one goes on, doubles nothing (the node
+// refuses) and keeps the containers that already ran.
+func TestKilledBetweenAnyTwoActions(t *testing.T) {
+	for _, ending := range []bool{false, true} {
+		for at := int64(1); ; at++ {
+			n, dir := newNode(t), t.TempDir()
+			n.want(testPod("a", v1.RestartPolicyAlways, "one", "two"))
+			if ending {
+				first := n.agent(dir, nil)
+				n.until("ready", n.ready("a"))
+				first.stop()
+				n.edit("a", deletion(time.Minute))
+			}
+			var passed atomic.Int64
+			var first *agent
+			ready := make(chan struct{})
+			killed := make(chan struct{})
+			first = n.agent(dir, func(o *Options) {
+				o.Hook = func(string) {
+					<-ready
+					if passed.Add(1) == at {
+						first.kill()
+						close(killed)
+						n.mu.Lock()
+						n.changed.Broadcast()
+						n.mu.Unlock()
+					}
+				}
+			})
+			close(ready)
+			reached := false
+			goal := n.ready("a")
+			if ending {
+				goal = func() bool { return n.finished["a"] }
+			}
+			n.until("killed or done", func() bool {
+				select {
+				case <-killed:
+					reached = true
+					return true
+				default:
+					return goal()
+				}
+			})
+			first.stop()
+			before := n.ids("a")
+			n.agent(dir, nil)
+			n.until("the goal after a kill", goal)
+			if after := n.ids("a"); !ending && !isSubset(before, after) {
+				t.Fatalf("killed at %d: containers were %v, are %v", at, before, after)
+			}
+			if !reached {
+				if at < 5 {
+					t.Fatalf("only %d points", at)
+				}
+				break
+			}
+		}
+	}
+}
+
+func isSubset(a, b []string) bool {
+	for _, x := range a {
+		if !slices.Contains(b, x) {
+			return false
+		}
+	}
+	return true
+}
+
+func TestExitIsActedOnByItsEvent(t *testing.T) {
+	n := newNode(t)
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	n.agent(t.TempDir(), func(o *Options) { o.RelistInterval = time.Hour })
+	n.until("ready", n.ready("a"))
+	n.exit(n.ids("a")[0], 1)
+	n.until("restarted", func() bool {
+		s := n.records["a"].Pod.Status.ContainerStatuses
+		return len(s) == 1 && s[0].RestartCount == 1 && s[0].State.Running != nil && s[0].LastTerminationState.Terminated.ExitCode == 1
+	})
+}
+
+func TestMissedEventIsFoundByTheRelist(t *testing.T) {
+	n := newNode(t)
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	n.agent(t.TempDir(), nil)
+	n.until("ready", n.ready("a"))
+	n.mu.Lock()
+	n.onEvent = nil
+	n.mu.Unlock()
+	n.exit(n.ids("a")[0], 1)
+	n.until("restarted", func() bool { return n.records["a"].Pod.Status.ContainerStatuses[0].RestartCount == 1 })
+}
+
+func TestFinishedPodKeepsItsContainersAndGivesTheRestBack(t *testing.T) {
+	n := newNode(t)
+	n.want(testPod("a", v1.RestartPolicyNever, "one"))
+	n.agent(t.TempDir(), nil)
+	n.until("ready", n.ready("a"))
+	n.exit(n.ids("a")[0], 0)
+	n.until("succeeded", n.phase("a", v1.PodSucceeded))
+	n.until("given back", func() bool { return !n.cgroups["a"] && !n.volumes["a"] && !n.pods["a"].Sandboxes[0].Ready })
+	if len(n.ids("a")) != 1 {
+		t.Fatal("the container and its log are gone")
+	}
+}
+
+func TestImageProblemsShowAndOtherContainersRun(t *testing.T) {
+	n := newNode(t)
+	p := testPod("a", v1.RestartPolicyAlways, "bad", "good")
+	p.Spec.Containers[0].Image = "missing"
+	n.noImage["missing"] = images.State{Reason: images.ReasonBackOff, Message: "Back-off pulling image", RetryAt: time.Now().Add(time.Hour)}
+	n.want(p)
+	a := n.agent(t.TempDir(), nil)
+	n.until("the other runs and the reason shows", func() bool {
+		s := n.records["a"].Pod.Status.ContainerStatuses
+		return len(s) == 2 && s[0].State.Waiting != nil && s[0].State.Waiting.Reason == "ImagePullBackOff" && s[1].State.Running != nil
+	})
+	n.mu.Lock()
+	delete(n.noImage, "missing")
+	n.mu.Unlock()
+	a.Wake("a")
+	n.until("ready", n.ready("a"))
+}
+
+func TestSandboxFailureIsAnEventAndHeals(t *testing.T) {
+	n := newNode(t)
+	n.failRun = errors.New("no CNI")
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	a := n.agent(t.TempDir(), nil)
+	n.until("event", func() bool {
+		return slices.ContainsFunc(n.events, func(e string) bool { return strings.Contains(e, "FailedCreatePodSandBox: no CNI") })
+	})
+	n.mu.Lock()
+	n.failRun = nil
+	n.mu.Unlock()
+	a.WakeAll()
+	n.until("ready", n.ready("a"))
+}
+
+func TestRefusedPodFailsAndNothingIsMade(t *testing.T) {
+	n := newNode(t)
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	n.agent(t.TempDir(), func(o *Options) {
+		o.Admit = func(*v1.Pod, []*v1.Pod) *status.Refusal {
+			return &status.Refusal{Reason: "NodeAffinity", Message: "no"}
+		}
+	})
+	n.until("failed", n.phase("a", v1.PodFailed))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.records["a"].Pod.Status.Reason != "NodeAffinity" || n.made != 0 {
+		t.Fatalf("%+v", n.records["a"].Pod.Status)
+	}
+}
+
+func TestShorterGraceOvertakesALongerOne(t *testing.T) {
+	n := newNode(t)
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	a := n.agent(t.TempDir(), nil)
+	n.until("ready", n.ready("a"))
+	n.mu.Lock()
+	n.ignoring[n.pods["a"].Containers[0].ID] = true
+	n.mu.Unlock()
+	n.edit("a", deletion(time.Hour))
+	a.Wake("a")
+	n.until("killing", func() bool {
+		return slices.ContainsFunc(n.events, func(e string) bool { return strings.Contains(e, "Killing") })
+	})
+	zero := int64(0)
+	n.edit("a", func(p *v1.Pod) { deletion(0)(p); p.DeletionGracePeriodSeconds = &zero })
+	a.Wake("a")
+	n.until("finished", func() bool { return n.finished["a"] })
+}
+
+func TestOrphanEndsOnlyOnceItsSourceHasSynced(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	p := testPod("a", v1.RestartPolicyAlways, "one")
+	n.want(p)
+	first := n.agent(dir, nil)
+	n.until("ready", n.ready("a"))
+	first.stop()
+	n.mu.Lock()
+	delete(n.records, "a") // the checkpoint was lost
+	n.synced = false
+	n.mu.Unlock()
+	n.relists = 0
+	n.agent(dir, nil)
+	n.until("two relists", func() bool { return n.relists > 2 })
+	if len(n.ids("a")) != 1 {
+		t.Fatal("ended on nobody's word")
+	}
+	n.mu.Lock()
+	n.synced = true
+	n.mu.Unlock()
+	n.until("gone", func() bool { return len(n.pods["a"].Containers)+len(n.pods["a"].Sandboxes) == 0 })
+}
+
+func TestTerminationMessage(t *testing.T) {
+	dir := t.TempDir()
+	m := New(Options{PodsDir: dir + "/pods", PodLogDir: dir + "/logs"})
+	p := testPod("a", v1.RestartPolicyNever, "one")
+	c := &runtime.Container{Name: "one", ExitCode: 1}
+	path, err := m.makeMessageFile(p, "one", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(strings.Repeat("x", 5000)+"end"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.terminationMessage(p, c); len(got) != maxMessage || !strings.HasSuffix(got, "end") {
+		t.Fatalf("%d bytes", len(got))
+	}
+	// A container that puts a link there reads nothing of the host.
+	if err := errors.Join(os.Remove(path), os.Symlink("/etc/passwd", path)); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.terminationMessage(p, c); strings.Contains(got, "root:") {
+		t.Fatal("followed a link")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	p.Spec.Containers[0].TerminationMessagePolicy = v1.TerminationMessageFallbackToLogsOnError
+	log := filepath.Join(m.logDir(p), "one", "0.log")
+	if err := os.MkdirAll(filepath.Dir(log), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(log, []byte("2026-01-01T00:00:00Z stdout F hello\n2026-01-01T00:00:00Z stderr F bye\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.terminationMessage(p, c); got != "hello\nbye\n" {
+		t.Fatalf("%q", got)
+	}
+}
