@@ -1,0 +1,246 @@
+// Package metrics is the agent's Prometheus registry.
+//
+// Names, labels and buckets are kubelet's wherever kubelet has the same
+// measure, so that its dashboards and alerts work unchanged; what only this
+// agent has starts with nodeagent_. A nil *Metrics is valid and measures
+// nothing, so that no component needs a switch.
+package metrics
+
+import (
+	"net/http"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/common/expfmt"
+)
+
+// Metrics holds every measure. Make it with New; all methods may be called from
+// any goroutine.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	runtimeOps       *prometheus.CounterVec
+	runtimeErrors    *prometheus.CounterVec
+	runtimeDuration  *prometheus.HistogramVec
+	runningPods      prometheus.Gauge
+	runningContainer *prometheus.GaugeVec
+	podStart         prometheus.Histogram
+	podWorker        *prometheus.HistogramVec
+	startedPods      prometheus.Counter
+	startedPodErrors prometheus.Counter
+	startedContainer *prometheus.CounterVec
+	startedErrors    *prometheus.CounterVec
+	relist           prometheus.Histogram
+	exitHandled      prometheus.Histogram
+	httpRequests     *prometheus.CounterVec
+	httpInflight     *prometheus.GaugeVec
+	sourceSynced     *prometheus.GaugeVec
+	sourceProblems   *prometheus.GaugeVec
+}
+
+// Build is what nodeagent_build_info and kubelet_node_name say.
+type Build struct {
+	Version, Revision, NodeName string
+}
+
+// startBuckets are kubelet's for pod start, in seconds.
+func startBuckets() []float64 {
+	return []float64{0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
+}
+
+// New makes a registry of its own; nothing is shared with the process-wide one.
+func New(b Build) *Metrics {
+	m := &Metrics{
+		registry:         prometheus.NewRegistry(),
+		runtimeOps:       counters("kubelet_runtime_operations_total", "Calls to the container runtime by operation.", "operation_type"),
+		runtimeErrors:    counters("kubelet_runtime_operations_errors_total", "Failed calls to the container runtime by operation.", "operation_type"),
+		runtimeDuration:  histograms("kubelet_runtime_operations_duration_seconds", "Seconds that calls to the container runtime took, by operation.", prometheus.ExponentialBuckets(.005, 2.5, 14), "operation_type"),
+		runningPods:      gauge("kubelet_running_pods", "Pods with a ready sandbox."),
+		runningContainer: gauges("kubelet_running_containers", "Containers by state.", "container_state"),
+		podStart:         histogram("kubelet_pod_start_duration_seconds", "Seconds from a pod being seen first to it running.", startBuckets()),
+		podWorker:        histograms("kubelet_pod_worker_duration_seconds", "Seconds that one pass of a pod worker took, by operation: create, update or sync.", prometheus.DefBuckets, "operation_type"),
+		startedPods:      counter("kubelet_started_pods_total", "Sandboxes started."),
+		startedPodErrors: counter("kubelet_started_pods_errors_total", "Sandboxes that failed to start."),
+		startedContainer: counters("kubelet_started_containers_total", "Containers started, by type: container or init_container.", "container_type"),
+		startedErrors:    counters("kubelet_started_containers_errors_total", "Containers that failed to start, by type and reason.", "container_type", "code"),
+		relist:           histogram("kubelet_pleg_relist_duration_seconds", "Seconds that listing all pods of the runtime took.", prometheus.DefBuckets),
+		exitHandled:      histogram("nodeagent_exit_handled_seconds", "Seconds from a container's exit to its pod's worker deciding what follows.", []float64{.001, .0025, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10}),
+		httpRequests:     counters("kubelet_http_requests_total", "Requests to the agent's APIs.", "method", "path", "server_type", "long_running"),
+		httpInflight:     gauges("kubelet_http_inflight_requests", "Requests to the agent's APIs that run now.", "method", "path", "server_type", "long_running"),
+		sourceSynced:     gauges("nodeagent_source_synced", "1 when the source was read well at least once since start.", "source"),
+		sourceProblems:   gauges("nodeagent_source_problems", "Objects of the source that are refused or unreadable now.", "source"),
+	}
+	info := gauges("nodeagent_build_info", "Always 1; the labels tell the build.", "version", "revision", "go_version")
+	info.WithLabelValues(b.Version, b.Revision, runtime.Version()).Set(1)
+	node := gauges("kubelet_node_name", "Always 1; the label tells the node.", "node")
+	node.WithLabelValues(b.NodeName).Set(1)
+	m.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		m.runtimeOps, m.runtimeErrors, m.runtimeDuration, m.runningPods, m.runningContainer,
+		m.podStart, m.podWorker, m.startedPods, m.startedPodErrors, m.startedContainer, m.startedErrors,
+		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, info, node,
+	)
+	return m
+}
+
+// RuntimeOperation counts one call to the runtime. The operation is kubelet's
+// word: run_podsandbox, create_container, start_container, stop_container,
+// list_podsandbox, pull_image, …
+func (m *Metrics) RuntimeOperation(operation string, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	m.runtimeOps.WithLabelValues(operation).Inc()
+	m.runtimeDuration.WithLabelValues(operation).Observe(took.Seconds())
+	if err != nil {
+		m.runtimeErrors.WithLabelValues(operation).Inc()
+	}
+}
+
+// Relisted measures one listing of all pods.
+func (m *Metrics) Relisted(took time.Duration) {
+	if m != nil {
+		m.relist.Observe(took.Seconds())
+	}
+}
+
+// ExitHandled measures how late after a container's exit its worker decided.
+func (m *Metrics) ExitHandled(late time.Duration) {
+	if m != nil {
+		m.exitHandled.Observe(late.Seconds())
+	}
+}
+
+// Running sets how many pods run, and how many containers there are by state
+// (created, running, exited, unknown). States that are missing become 0.
+func (m *Metrics) Running(pods int, containers map[string]int) {
+	if m == nil {
+		return
+	}
+	m.runningPods.Set(float64(pods))
+	for _, state := range []string{"created", "running", "exited", "unknown"} {
+		m.runningContainer.WithLabelValues(state).Set(float64(containers[state]))
+	}
+}
+
+// PodStarted measures a pod from first sight to all of it running.
+func (m *Metrics) PodStarted(took time.Duration) {
+	if m != nil {
+		m.podStart.Observe(took.Seconds())
+	}
+}
+
+// PodWorker measures one pass of a worker: create, update or sync.
+func (m *Metrics) PodWorker(operation string, took time.Duration) {
+	if m != nil {
+		m.podWorker.WithLabelValues(operation).Observe(took.Seconds())
+	}
+}
+
+// SandboxStarted counts an attempt to start a sandbox.
+func (m *Metrics) SandboxStarted(err error) {
+	switch {
+	case m == nil:
+	case err != nil:
+		m.startedPodErrors.Inc()
+	default:
+		m.startedPods.Inc()
+	}
+}
+
+// ContainerStarted counts an attempt to start a container; reason is empty when
+// it succeeded, else the waiting reason (CreateContainerError, …), which is one
+// of few.
+func (m *Metrics) ContainerStarted(init bool, reason string) {
+	if m == nil {
+		return
+	}
+	kind := "container"
+	if init {
+		kind = "init_container"
+	}
+	m.startedContainer.WithLabelValues(kind).Inc()
+	if reason != "" {
+		m.startedErrors.WithLabelValues(kind, reason).Inc()
+	}
+}
+
+// Source sets how a source stands.
+func (m *Metrics) Source(name string, synced bool, problems int) {
+	if m == nil {
+		return
+	}
+	v := 0.0
+	if synced {
+		v = 1
+	}
+	m.sourceSynced.WithLabelValues(name).Set(v)
+	m.sourceProblems.WithLabelValues(name).Set(float64(problems))
+}
+
+// Request counts one request and returns what to call at its end. Path is a
+// route of ours, never what the client sent: labels must stay few. Server is
+// "local", "tls" or "health".
+func (m *Metrics) Request(method, path, server string, long bool) (done func()) {
+	if m == nil {
+		return func() {}
+	}
+	labels := []string{method, path, server, strconv.FormatBool(long)}
+	m.httpRequests.WithLabelValues(labels...).Inc()
+	inflight := m.httpInflight.WithLabelValues(labels...)
+	inflight.Inc()
+	return inflight.Dec
+}
+
+// ServeHTTP writes all metrics in the format that the client accepts: text,
+// OpenMetrics or protobuf.
+func (m *Metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if m == nil {
+		http.Error(w, "no metrics", http.StatusNotFound)
+		return
+	}
+	families, err := m.registry.Gather()
+	if err != nil && len(families) == 0 {
+		http.Error(w, "gathering metrics: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	format := expfmt.NegotiateIncludingOpenMetrics(r.Header)
+	w.Header().Set("Content-Type", string(format))
+	enc := expfmt.NewEncoder(w, format)
+	for _, f := range families {
+		if enc.Encode(f) != nil {
+			return // the client went away
+		}
+	}
+	if c, ok := enc.(expfmt.Closer); ok {
+		_ = c.Close()
+	}
+}
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+}
+
+func counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+}
+
+func gauge(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+}
+
+func gauges(name, help string, labels ...string) *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+}
+
+func histogram(name, help string, buckets []float64) prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
+}
+
+func histograms(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+}

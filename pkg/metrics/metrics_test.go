@@ -1,0 +1,98 @@
+package metrics
+
+import (
+	"errors"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestNames pins the names, labels and values that dashboards made for kubelet
+// ask for.
+func TestNames(t *testing.T) {
+	m := New(Build{Version: "v1", Revision: "abc", NodeName: "node-1"})
+	m.RuntimeOperation("run_podsandbox", time.Second, nil)
+	m.RuntimeOperation("run_podsandbox", time.Second, errors.New("no"))
+	m.Relisted(time.Millisecond)
+	m.ExitHandled(time.Millisecond)
+	m.Running(2, map[string]int{"running": 3})
+	m.Running(1, map[string]int{"exited": 4})
+	m.PodStarted(time.Second)
+	m.PodWorker("sync", time.Millisecond)
+	m.SandboxStarted(nil)
+	m.SandboxStarted(errors.New("no"))
+	m.ContainerStarted(true, "")
+	m.ContainerStarted(false, "CreateContainerError")
+	m.Source("file", true, 2)
+	m.Source("http", false, 0)
+	m.Request("GET", "pods", "local", true)
+	m.Request("GET", "pods", "local", true)()
+
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	got := "\n" + w.Body.String()
+	if ct := w.Header().Get("Content-Type"); !strings.HasPrefix(ct, "text/plain") {
+		t.Errorf("content type %q, want text/plain", ct)
+	}
+	for _, want := range []string{
+		`kubelet_runtime_operations_total{operation_type="run_podsandbox"} 2`,
+		`kubelet_runtime_operations_errors_total{operation_type="run_podsandbox"} 1`,
+		`kubelet_runtime_operations_duration_seconds_count{operation_type="run_podsandbox"} 2`,
+		`kubelet_pleg_relist_duration_seconds_count 1`,
+		`nodeagent_exit_handled_seconds_bucket{le="0.001"} 1`,
+		`kubelet_running_pods 1`,
+		`kubelet_running_containers{container_state="running"} 0`,
+		`kubelet_running_containers{container_state="exited"} 4`,
+		`kubelet_pod_start_duration_seconds_count 1`,
+		`kubelet_pod_worker_duration_seconds_count{operation_type="sync"} 1`,
+		`kubelet_started_pods_total 1`,
+		`kubelet_started_pods_errors_total 1`,
+		`kubelet_started_containers_total{container_type="init_container"} 1`,
+		`kubelet_started_containers_errors_total{code="CreateContainerError",container_type="container"} 1`,
+		`nodeagent_source_synced{source="file"} 1`,
+		`nodeagent_source_synced{source="http"} 0`,
+		`nodeagent_source_problems{source="file"} 2`,
+		`kubelet_http_requests_total{long_running="true",method="GET",path="pods",server_type="local"} 2`,
+		`kubelet_http_inflight_requests{long_running="true",method="GET",path="pods",server_type="local"} 1`,
+		`kubelet_node_name{node="node-1"} 1`,
+		`nodeagent_build_info{go_version="`,
+		`go_goroutines `,
+		`process_resident_memory_bytes `,
+	} {
+		if !strings.Contains(got, "\n"+want) {
+			t.Errorf("missing line %s", want)
+		}
+	}
+}
+
+func TestOpenMetrics(t *testing.T) {
+	m := New(Build{})
+	r := httptest.NewRequest("GET", "/metrics", nil)
+	r.Header.Set("Accept", "application/openmetrics-text;version=1.0.0")
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, r)
+	if !strings.HasSuffix(w.Body.String(), "# EOF\n") {
+		t.Error("an OpenMetrics answer ends with # EOF")
+	}
+}
+
+// TestNil: a component without metrics needs no switch.
+func TestNil(t *testing.T) {
+	var m *Metrics
+	m.RuntimeOperation("x", 0, nil)
+	m.Relisted(0)
+	m.ExitHandled(0)
+	m.Running(1, nil)
+	m.PodStarted(0)
+	m.PodWorker("x", 0)
+	m.SandboxStarted(nil)
+	m.ContainerStarted(true, "")
+	m.Source("x", true, 0)
+	m.Request("GET", "", "", false)()
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 404 {
+		t.Errorf("code %d, want 404", w.Code)
+	}
+}

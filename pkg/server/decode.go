@@ -1,0 +1,145 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nodeagent/nodeagent/pkg/manifest"
+	"github.com/nodeagent/nodeagent/pkg/pod"
+)
+
+// decodePod decodes, defaults and validates the one Pod in raw. What a server
+// sets is taken out first, so that the output of a GET can be sent back; create
+// also takes the UID out, as kube-apiserver does.
+func (s *Server) decodePod(raw []byte, opts manifest.Options, create bool) (manifest.Object, error) {
+	o, err := decodeOne(raw, opts)
+	if err != nil {
+		return o, err
+	}
+	if create && o.Pod.ResourceVersion != "" {
+		return o, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	var doc map[string]any
+	if err := json.Unmarshal(o.Canonical, &doc); err != nil {
+		return o, apierrors.NewInternalError(fmt.Errorf("reading the canonical form back: %w", err))
+	}
+	was := o.Pod
+	if !stripServerSide(doc, create) {
+		return o, nil
+	}
+	clean, err := json.Marshal(doc)
+	if err != nil {
+		return o, apierrors.NewInternalError(err)
+	}
+	// A name that was generated stands in the canonical form already.
+	if o, err = decodeOne(clean, opts); err != nil {
+		return o, err
+	}
+	o.Pod.ResourceVersion = was.ResourceVersion
+	return o, nil
+}
+
+// stripServerSide removes what only a server may say, and reports whether there
+// was any.
+func stripServerSide(doc map[string]any, create bool) bool {
+	found := false
+	drop := func(m map[string]any, keys ...string) {
+		for _, k := range keys {
+			if _, ok := m[k]; ok {
+				delete(m, k)
+				found = true
+			}
+		}
+	}
+	drop(doc, "status")
+	meta, _ := doc["metadata"].(map[string]any)
+	if meta == nil {
+		return found
+	}
+	drop(meta, "resourceVersion", "creationTimestamp", "generation", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds")
+	if create {
+		drop(meta, "uid")
+	}
+	if a, ok := meta["annotations"].(map[string]any); ok {
+		drop(a, pod.AnnotationOrigin, pod.AnnotationConfigSource, pod.AnnotationConfigHash, pod.AnnotationConfigSeen)
+		if len(a) == 0 {
+			delete(meta, "annotations")
+		}
+	}
+	return found
+}
+
+func decodeOne(raw []byte, opts manifest.Options) (manifest.Object, error) {
+	var t metav1.TypeMeta
+	if err := yaml.Unmarshal(raw, &t); err == nil && t.Kind != "" && (t.Kind != "Pod" || t.APIVersion != "v1") {
+		return manifest.Object{}, apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type Pod in v1): it is %s in %s", t.Kind, t.APIVersion))
+	}
+	objects, errs := manifest.Decode(raw, opts)
+	if len(errs) > 0 {
+		return manifest.Object{}, decodeError(errs)
+	}
+	if len(objects) != 1 {
+		return manifest.Object{}, apierrors.NewBadRequest(fmt.Sprintf("the body must hold one Pod, not %d", len(objects)))
+	}
+	return objects[0], nil
+}
+
+// decodeError tells a body that is no Pod (400) from a Pod that may not be
+// (422), as kube-apiserver does.
+func decodeError(errs []*manifest.Error) error {
+	name := ""
+	if _, key, ok := strings.Cut(errs[0].Object, " "); ok {
+		_, name, _ = strings.Cut(key, "/")
+	}
+	if slices.ContainsFunc(errs, isValidation) {
+		return invalid(name, errs)
+	}
+	var text []string
+	for _, e := range errs {
+		rest, unknown := strings.CutPrefix(e.Msg, "unknown field")
+		switch {
+		case e.Field == "":
+			text = append(text, e.Msg)
+		case unknown:
+			text = append(text, fmt.Sprintf("unknown field %q%s", e.Field, rest))
+		default:
+			text = append(text, e.Field+": "+e.Msg)
+		}
+	}
+	st := apierrors.NewBadRequest(`Pod in version "v1" cannot be handled as a Pod: strict decoding error: ` + strings.Join(text, ", "))
+	st.ErrStatus.Details = &metav1.StatusDetails{Name: name, Kind: "Pod"}
+	for _, e := range errs {
+		st.ErrStatus.Details.Causes = append(st.ErrStatus.Details.Causes, metav1.StatusCause{Type: causeType(e), Field: e.Field, Message: e.Msg})
+	}
+	return st
+}
+
+// nameLetters leaves out what may spell words or be misread, as kube's do.
+const nameLetters = "bcdfghjklmnpqrstvwxz2456789"
+
+// freeName makes names for metadata.generateName that no pod has now.
+func (s *Server) freeName(namespace string) func(string) string {
+	return func(prefix string) string {
+		// 63 less the suffix, so that the name may be a host name.
+		prefix = prefix[:min(len(prefix), 58)]
+		name := prefix
+		for range 8 {
+			var b [5]byte
+			_, _ = s.o.Rand.Read(b[:]) // crypto/rand never fails; a name that is taken is refused later
+			for i := range b {
+				b[i] = nameLetters[int(b[i])%len(nameLetters)]
+			}
+			name = prefix + string(b[:])
+			if _, taken := s.o.Pods.Get(pod.Key{Namespace: namespace, Name: name}); !taken {
+				break
+			}
+		}
+		return name
+	}
+}

@@ -1,0 +1,149 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/store"
+)
+
+const (
+	// maxPatchOperations as in kube-apiserver: a JSON patch is cheap to send
+	// and, with copies, expensive to apply (CVE-2019-1002100).
+	maxPatchOperations = 10000
+	maxPatchCopies     = 64
+)
+
+// patchPod is PATCH: strategic merge, JSON merge or JSON patch.
+func (s *Server) patchPod(w http.ResponseWriter, r *http.Request, key pod.Key) error {
+	f, dry, patch, err := s.writeRequest(w, r)
+	if err != nil {
+		return err
+	}
+	media, err := bodyMedia(r)
+	if err != nil {
+		return err
+	}
+	apply, err := patcher(media, patch)
+	if err != nil {
+		return err
+	}
+	p, err := s.attempt(key, func(rec store.Record) (*v1.Pod, error) {
+		current, err := json.Marshal(shown(rec.Pod))
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		patched, err := apply(current)
+		if err != nil {
+			return nil, err
+		}
+		if len(patched) > maxBody {
+			return nil, tooLarge(len(patched))
+		}
+		return s.replace(r, rec, patched, dry)
+	})
+	if err != nil {
+		return err
+	}
+	write(w, f, http.StatusOK, p)
+	return nil
+}
+
+func tooLarge(n int) error {
+	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched pod would have %d bytes, the limit is %d", n, maxBody))
+}
+
+// applyJSONPatch applies the operations in pieces that end with a copy, which is
+// the only operation that can add more than the patch has itself, and looks at
+// the size after each: the library's own limit is one for the whole process.
+func applyJSONPatch(doc []byte, p jsonpatch.Patch) ([]byte, error) {
+	copies, start := 0, 0
+	for i := range p {
+		if p[i].Kind() == "copy" {
+			copies++
+		} else if i < len(p)-1 {
+			continue
+		}
+		if copies > maxPatchCopies {
+			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patch has more than %d copy operations", maxPatchCopies))
+		}
+		out, err := p[start : i+1].Apply(doc)
+		if err != nil {
+			return nil, &apierrors.StatusError{ErrStatus: metav1.Status{
+				Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid,
+				Message: "the patch cannot be applied: " + err.Error(),
+			}}
+		}
+		if len(out) > maxBody {
+			return nil, tooLarge(len(out))
+		}
+		doc, start = out, i+1
+	}
+	return doc, nil
+}
+
+// patcher parses the patch once and returns what applies it to a pod's JSON.
+func patcher(media string, patch []byte) (func([]byte) ([]byte, error), error) {
+	bad := func(err error) error { return apierrors.NewBadRequest("the patch cannot be applied: " + err.Error()) }
+	switch types.PatchType(media) {
+	case types.JSONPatchType:
+		p, err := jsonpatch.DecodePatch(patch)
+		if err != nil {
+			return nil, bad(err)
+		}
+		if len(p) > maxPatchOperations {
+			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patch has %d operations, the limit is %d", len(p), maxPatchOperations))
+		}
+		return func(doc []byte) ([]byte, error) { return applyJSONPatch(doc, p) }, nil
+	case types.MergePatchType:
+		if err := isObject(patch); err != nil {
+			return nil, bad(err)
+		}
+		return func(doc []byte) ([]byte, error) {
+			out, err := jsonpatch.MergePatch(doc, patch)
+			if err != nil {
+				return nil, bad(err)
+			}
+			return out, nil
+		}, nil
+	case types.StrategicMergePatchType:
+		// kubectl sends YAML here, too, when asked to.
+		j, err := yaml.YAMLToJSONStrict(patch)
+		if err != nil {
+			return nil, bad(err)
+		}
+		if err := isObject(j); err != nil {
+			return nil, bad(err)
+		}
+		return func(doc []byte) ([]byte, error) {
+			out, err := strategicpatch.StrategicMergePatch(doc, j, v1.Pod{})
+			if err != nil {
+				return nil, bad(err)
+			}
+			return out, nil
+		}, nil
+	}
+	return nil, unsupportedMedia(media, string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType))
+}
+
+func isObject(b []byte) error {
+	if !json.Valid(b) {
+		return errors.New("it is not JSON")
+	}
+	if b = bytes.TrimSpace(b); len(b) == 0 || b[0] != '{' {
+		return errors.New("it is not an object")
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package server
+
+import (
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// selection is which objects of a list or watch the client wants.
+type selection struct {
+	namespace string // empty: all
+	labels    labels.Selector
+	fields    fields.Selector
+}
+
+// parseSelection reads labelSelector and fieldSelector. known are the fields
+// that the resource can be selected by; any other is refused as kube-apiserver
+// does.
+func parseSelection(q url.Values, namespace string, known func() fields.Set) (selection, error) {
+	sel := selection{namespace: namespace, labels: labels.Everything(), fields: fields.Everything()}
+	if t := q.Get("labelSelector"); t != "" {
+		l, err := labels.Parse(t)
+		if err != nil {
+			return sel, apierrors.NewBadRequest(fmt.Sprintf("unable to parse requirement: %v", err))
+		}
+		sel.labels = l
+	}
+	if t := q.Get("fieldSelector"); t != "" {
+		f, err := fields.ParseSelector(t)
+		if err != nil {
+			return sel, apierrors.NewBadRequest(err.Error())
+		}
+		have := known()
+		for _, req := range f.Requirements() {
+			if _, ok := have[req.Field]; !ok {
+				return sel, apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s: choose of %s",
+					req.Field, strings.Join(slices.Sorted(maps.Keys(have)), ", ")))
+			}
+		}
+		sel.fields = f
+	}
+	return sel, nil
+}
+
+func (s selection) matchPod(p *v1.Pod) bool {
+	return (s.namespace == "" || s.namespace == p.Namespace) &&
+		s.labels.Matches(labels.Set(p.Labels)) && s.fields.Matches(podFields(p))
+}
+
+func (s selection) matchEvent(e *v1.Event) bool {
+	return (s.namespace == "" || s.namespace == e.Namespace) &&
+		s.labels.Matches(labels.Set(e.Labels)) && s.fields.Matches(eventFields(e))
+}
+
+// podFields are the fields that kube-apiserver lets clients select Pods by.
+func podFields(p *v1.Pod) fields.Set {
+	ip := p.Status.PodIP
+	if ip == "" && len(p.Status.PodIPs) > 0 {
+		ip = p.Status.PodIPs[0].IP
+	}
+	return fields.Set{
+		"metadata.name":            p.Name,
+		"metadata.namespace":       p.Namespace,
+		"spec.nodeName":            p.Spec.NodeName,
+		"spec.restartPolicy":       string(p.Spec.RestartPolicy),
+		"spec.schedulerName":       p.Spec.SchedulerName,
+		"spec.serviceAccountName":  p.Spec.ServiceAccountName,
+		"spec.hostNetwork":         strconv.FormatBool(p.Spec.HostNetwork),
+		"status.phase":             string(p.Status.Phase),
+		"status.podIP":             ip,
+		"status.nominatedNodeName": p.Status.NominatedNodeName,
+	}
+}
+
+// eventFields are the fields that kube-apiserver lets clients select Events by.
+func eventFields(e *v1.Event) fields.Set {
+	return fields.Set{
+		"metadata.name":                  e.Name,
+		"metadata.namespace":             e.Namespace,
+		"involvedObject.kind":            e.InvolvedObject.Kind,
+		"involvedObject.namespace":       e.InvolvedObject.Namespace,
+		"involvedObject.name":            e.InvolvedObject.Name,
+		"involvedObject.uid":             string(e.InvolvedObject.UID),
+		"involvedObject.apiVersion":      e.InvolvedObject.APIVersion,
+		"involvedObject.resourceVersion": e.InvolvedObject.ResourceVersion,
+		"involvedObject.fieldPath":       e.InvolvedObject.FieldPath,
+		"reason":                         e.Reason,
+		"reportingComponent":             e.ReportingController,
+		"source":                         e.Source.Component,
+		"type":                           e.Type,
+	}
+}
+
+// boolParam reads a boolean query parameter; absent is false, present without
+// a value is true, as clients write ?watch.
+func boolParam(q url.Values, name string) (bool, error) {
+	if !q.Has(name) {
+		return false, nil
+	}
+	t := q.Get(name)
+	if t == "" {
+		return true, nil
+	}
+	b, err := strconv.ParseBool(t)
+	if err != nil {
+		return false, apierrors.NewBadRequest(fmt.Sprintf("query parameter %s: %q is not a boolean", name, t))
+	}
+	return b, nil
+}
+
+// intParam reads an integer query parameter; nil when absent.
+func intParam(q url.Values, name string) (*int64, error) {
+	t := q.Get(name)
+	if t == "" {
+		return nil, nil
+	}
+	n, err := strconv.ParseInt(t, 10, 64)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("query parameter %s: %q is not a number", name, t))
+	}
+	return &n, nil
+}

@@ -1,0 +1,309 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"github.com/nodeagent/nodeagent/pkg/store"
+)
+
+const (
+	// watchTimeout ends a watch whose client set no timeoutSeconds, as
+	// kube-apiserver does after 30 to 60 minutes.
+	watchTimeout = 45 * time.Minute
+	// streamWriteTimeout is how long a client may leave one message unread.
+	streamWriteTimeout = 30 * time.Second
+	// initialEventsEnd marks the bookmark after the initial events of a
+	// streaming list (KEP-3157).
+	initialEventsEnd = metav1.InitialEventsAnnotationKey
+)
+
+// watchOptions are the query parameters of a watch.
+type watchOptions struct {
+	// since is the revision to go on from; initial says to send what there is
+	// first.
+	since     uint64
+	initial   bool
+	listEnd   bool // mark the end of the initial events with a bookmark
+	bookmarks bool
+	timeout   time.Duration
+}
+
+func parseWatch(q url.Values) (watchOptions, error) {
+	o := watchOptions{timeout: watchTimeout}
+	var err error
+	if o.bookmarks, err = boolParam(q, "allowWatchBookmarks"); err != nil {
+		return o, err
+	}
+	if o.listEnd, err = boolParam(q, "sendInitialEvents"); err != nil {
+		return o, err
+	}
+	if t, err := intParam(q, "timeoutSeconds"); err != nil {
+		return o, err
+	} else if t != nil && *t > 0 {
+		o.timeout = time.Duration(min(*t, int64(24*time.Hour/time.Second))) * time.Second
+	}
+	rv := q.Get("resourceVersion")
+	if rv == "" || rv == "0" || o.listEnd {
+		o.initial = true
+		return o, nil
+	}
+	if o.since, err = strconv.ParseUint(rv, 10, 64); err != nil {
+		return o, apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: Invalid value: %q: it is not one of this server's", rv))
+	}
+	return o, nil
+}
+
+// watcher writes watch events as JSON frames.
+type watcher struct {
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	s     *Server
+	f     format
+	t     tables
+	first bool // no Table was sent yet
+	rev   uint64
+}
+
+func (s *Server) newWatcher(w http.ResponseWriter, r *http.Request) (*watcher, error) {
+	f, err := negotiate(r, true, true)
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.tables(r)
+	if err != nil {
+		return nil, err
+	}
+	return &watcher{w: w, rc: http.NewResponseController(w), s: s, f: f, t: t, first: true}, nil
+}
+
+// begin sends the head, so that the client knows that the watch stands.
+func (x *watcher) begin() error {
+	h := x.w.Header()
+	h.Set("Content-Type", mediaJSON)
+	h.Set("Cache-Control", "no-cache, private")
+	x.w.WriteHeader(http.StatusOK)
+	return x.flush()
+}
+
+func (x *watcher) flush() error {
+	if err := x.rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
+}
+
+// send writes one frame.
+func (x *watcher) send(t watch.EventType, object any) error {
+	b, err := json.Marshal(struct {
+		Type   watch.EventType `json:"type"`
+		Object any             `json:"object"`
+	}{t, object})
+	if err != nil {
+		return err
+	}
+	// Not every writer can have a deadline; a real connection can.
+	_ = x.rc.SetWriteDeadline(x.s.o.Now().Add(streamWriteTimeout))
+	if _, err := x.w.Write(append(b, '\n')); err != nil {
+		return err
+	}
+	return x.flush()
+}
+
+// fail tells an error inside the stream and ends it.
+func (x *watcher) fail(err error) error {
+	st := toStatus(err, "", "")
+	st.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	return x.send(watch.Error, st)
+}
+
+// row wraps a row as a Table; only the first one of a watch has columns.
+func (x *watcher) row(columns []metav1.TableColumnDefinition, rv string, row metav1.TableRow) *metav1.Table {
+	if !x.first {
+		columns = nil
+	}
+	x.first = false
+	return table(columns, rv, []metav1.TableRow{row})
+}
+
+func (x *watcher) pod(t watch.EventType, p *v1.Pod, revision uint64) error {
+	p = shown(p)
+	if revision != 0 {
+		p.ResourceVersion = strconv.FormatUint(revision, 10)
+	}
+	if x.f.table {
+		return x.send(t, x.row(podColumns(), p.ResourceVersion, x.t.pod(p)))
+	}
+	return x.send(t, p)
+}
+
+// bookmark tells how far the watch has come.
+func (x *watcher) bookmark(kind string, end bool) error {
+	m := metav1.PartialObjectMetadata{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: kind},
+		ObjectMeta: metav1.ObjectMeta{ResourceVersion: strconv.FormatUint(x.rev, 10)},
+	}
+	if end {
+		m.Annotations = map[string]string{initialEventsEnd: "true"}
+	}
+	if x.f.table {
+		return x.send(watch.Bookmark, table(nil, m.ResourceVersion, nil))
+	}
+	return x.send(watch.Bookmark, m)
+}
+
+// watchPods streams what happens to the selected pods until the client goes,
+// the timeout comes, or the server ends.
+func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, namespace string) error {
+	sel, err := parseSelection(r.URL.Query(), namespace, knownPodFields)
+	if err != nil {
+		return err
+	}
+	o, err := parseWatch(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	x, err := s.newWatcher(w, r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), o.timeout)
+	defer cancel()
+	records, revision := s.o.Pods.List()
+	if o.initial {
+		o.since = revision
+	}
+	x.rev = o.since
+	changes, err := s.watchStore(ctx, o.since, revision)
+	if berr := x.begin(); berr != nil {
+		return nil // from here on the client has its answer; errors end the stream
+	}
+	if err != nil {
+		_ = x.fail(err)
+		return nil
+	}
+	m := &podMatcher{sel: sel, known: map[types.UID]bool{}}
+	for _, rec := range records {
+		if !o.initial {
+			m.learn(rec.Pod, o.since)
+			continue
+		}
+		m.known[rec.Pod.UID] = sel.matchPod(rec.Pod)
+		if m.known[rec.Pod.UID] && x.pod(watch.Added, rec.Pod, 0) != nil {
+			return nil
+		}
+	}
+	if o.listEnd && x.bookmark("Pod", true) != nil {
+		return nil
+	}
+	s.streamPods(ctx, r, x, o, m, changes)
+	return nil
+}
+
+// watchStore is Pods.Watch, with a revision of another life of this agent seen
+// as expired.
+func (s *Server) watchStore(ctx context.Context, since, now uint64) (<-chan store.Change, error) {
+	if since > now {
+		return nil, fmt.Errorf("resourceVersion %d is newer than this agent's latest, %d: list again: %w", since, now, errdefs.ErrExpired)
+	}
+	return s.o.Pods.Watch(ctx, since)
+}
+
+func (s *Server) streamPods(ctx context.Context, r *http.Request, x *watcher, o watchOptions, m *podMatcher, changes <-chan store.Change) {
+	tick := time.NewTicker(s.bookmarkEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case c, ok := <-changes:
+			if !ok {
+				// Ended: by the timeout, or because we were too slow; the client
+				// goes on from the last revision it saw.
+				if o.bookmarks && r.Context().Err() == nil {
+					_ = x.bookmark("Pod", false)
+				}
+				return
+			}
+			x.rev = max(x.rev, c.Revision)
+			if t, send := m.judge(c); send && x.pod(t, c.Record.Pod, c.Revision) != nil {
+				return
+			}
+		case <-tick.C:
+			if o.bookmarks && x.bookmark("Pod", false) != nil {
+				return
+			}
+		}
+	}
+}
+
+// podMatcher turns the store's changes into what a client with a selector has
+// to see: a pod that stops matching is deleted for it, one that starts is added.
+type podMatcher struct {
+	sel selection
+	// known says for each pod that was seen whether the client has it; a pod
+	// that is missing may be either.
+	known map[types.UID]bool
+}
+
+// learn notes what the client saw of a pod in the list it made at revision
+// since, when the pod has not changed after it.
+func (m *podMatcher) learn(p *v1.Pod, since uint64) {
+	if rv, err := strconv.ParseUint(p.ResourceVersion, 10, 64); err == nil && rv <= since {
+		m.known[p.UID] = m.sel.matchPod(p)
+	}
+}
+
+// judge says whether a change is sent, and as what.
+func (m *podMatcher) judge(c store.Change) (watch.EventType, bool) {
+	p := c.Record.Pod
+	had, seen := m.known[p.UID]
+	matches := m.sel.matchPod(p)
+	if m.sel.namespace != "" && p.Namespace != m.sel.namespace {
+		return "", false
+	}
+	switch watch.EventType(c.Type) {
+	case watch.Added:
+		m.known[p.UID] = matches
+		return watch.Added, matches
+	case watch.Deleted:
+		delete(m.known, p.UID)
+		return watch.Deleted, had || (!seen && matches)
+	}
+	m.known[p.UID] = matches
+	switch {
+	case matches && seen && !had:
+		return watch.Added, true
+	case matches:
+		return watch.Modified, true
+	case had || (!seen && !m.sel.fixed()):
+		return watch.Deleted, true
+	}
+	return "", false
+}
+
+// fixed says that no change of a pod changes whether it is selected.
+func (s selection) fixed() bool {
+	if !s.labels.Empty() {
+		return false
+	}
+	for _, r := range s.fields.Requirements() {
+		switch r.Field {
+		case "metadata.name", "metadata.namespace", "spec.nodeName":
+		default:
+			return false
+		}
+	}
+	return true
+}
