@@ -277,24 +277,29 @@ func newLab(t *testing.T) *lab {
 			t.Fatal(err)
 		}
 	}
-	// kubelet wants its cgroup root to exist.
-	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, h := range append(hierarchies, "/sys/fs/cgroup/cgroup.procs") {
-		if _, err := os.Stat(h); err == nil {
-			if err := os.MkdirAll(filepath.Join(filepath.Dir(h), l.n.Name), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	rootCgroup(l)
 	l.w = newWatcher(t, l.shared)
 	// The agent writes the default network, which all three then use.
 	a := &agent{}
 	a.start(l)
 	a.stop(l)
 	return l
+}
+
+// rootCgroup makes the node's cgroup, which kubelet wants to exist.
+func rootCgroup(l *lab) {
+	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, h := range append(hierarchies, "/sys/fs/cgroup/cgroup.procs") {
+		if _, err := os.Stat(h); err != nil {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Join(filepath.Dir(h), l.n.Name), 0o755); err != nil {
+			l.t.Fatal(err)
+		}
+	}
 }
 
 // names are new pod names.

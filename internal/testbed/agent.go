@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -25,10 +26,15 @@ type build struct {
 }
 
 // Binary builds the agent once per test process and returns its path. Set
-// NODEAGENT_BIN to test a given binary.
+// NODEAGENT_BIN to test a given binary, NODEAGENT_BIN_TAG to give the one for
+// build tag "tag".
 func Binary(t testing.TB, tags string) string {
 	t.Helper()
-	if b := os.Getenv("NODEAGENT_BIN"); b != "" && tags == "" {
+	key := "NODEAGENT_BIN"
+	if tags != "" {
+		key += "_" + strings.ToUpper(tags)
+	}
+	if b := os.Getenv(key); b != "" {
 		return b
 	}
 	v, _ := builds.LoadOrStore(tags, &build{})
