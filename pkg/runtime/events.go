@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/connectivity"
@@ -101,20 +102,30 @@ func (c *Client) fallBack(a *about, why error) {
 func (c *Client) watchOnce(ctx context.Context, mode string, fn func(Event)) (got bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var s stream
 	switch mode {
 	case eventsCRI:
-		s, err = c.openCRI(ctx)
+		s, err := c.openCRI(ctx, false)
+		if err != nil {
+			return false, err
+		}
+		return c.pump(ctx, cancel, fn, s)
 	case eventsContainerd:
-		s, err = c.openContainerd(ctx)
+		s, err := c.openContainerd(ctx)
+		if err != nil {
+			return false, err
+		}
+		// The CRI stream besides, where there is one: it comes when the status
+		// is up to date, and not through the shim, which may lose an event
+		// while containerd restarts.
+		confirm, err := c.openCRI(ctx, true)
+		if err != nil {
+			return false, err
+		}
+		return c.pump(ctx, cancel, fn, s, confirm)
 	default:
 		fn(Event{At: time.Now()})
 		return true, c.watchConnection(ctx)
 	}
-	if err != nil {
-		return false, err
-	}
-	return c.pump(ctx, s, fn)
 }
 
 // watchConnection returns when the connection is lost.
@@ -135,35 +146,28 @@ func (c *Client) watchConnection(ctx context.Context) error {
 	}
 }
 
-var errGap = errors.New("connection lost")
+var (
+	errGap       = errors.New("connection lost")
+	errNotNeeded = errors.New("no such stream, and none needed")
+)
 
 func (c *Client) ping(ctx context.Context) error {
 	_, err := invoke(ctx, c, "version", "", connectTimeout, c.rt.Version, &cri.VersionRequest{})
 	return err
 }
 
-// pump reads s until it ends. A second full look a moment after the first
-// covers events between the request and the server's subscription.
-func (c *Client) pump(ctx context.Context, s stream, fn func(Event)) (got bool, err error) {
+// pump reads the streams until one ends, and then waits for all. A second full
+// look a moment after the first covers events between the request and the
+// server's subscription.
+func (c *Client) pump(ctx context.Context, cancel context.CancelFunc, fn func(Event), streams ...stream) (got bool, err error) {
 	events := make(chan rawEvent)
-	failed := make(chan error, 1)
-	go func() {
-		for {
-			e, err := s.recv(ctx)
-			if err != nil {
-				failed <- err
-				return
-			}
-			select {
-			case events <- e:
-			case <-ctx.Done():
-				failed <- ctx.Err()
-				return
-			}
-		}
-	}()
-	// The loop below ends only with the reader's last word, so nothing is left
-	// running.
+	failed := make(chan error, len(streams))
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer cancel()
+	for _, s := range streams {
+		readers.Go(func() { failed <- read(ctx, s, events) })
+	}
 	fn(Event{At: time.Now()})
 	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
@@ -182,7 +186,28 @@ func (c *Client) pump(ctx context.Context, s stream, fn func(Event)) (got bool, 
 				fn(Event{UID: uid, At: now})
 			}
 		case err := <-failed:
-			return got, err
+			if err != nil {
+				return got, err
+			}
+		}
+	}
+}
+
+// read passes on the events of s until it ends; nil when the runtime does not
+// have it and can do without.
+func read(ctx context.Context, s stream, events chan<- rawEvent) error {
+	for {
+		e, err := s.recv(ctx)
+		if errors.Is(err, errNotNeeded) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case events <- e:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
@@ -191,21 +216,29 @@ func (c *Client) pump(ctx context.Context, s stream, fn func(Event)) (got bool, 
 type criStream struct {
 	c *Client
 	s cri.RuntimeService_GetContainerEventsClient
+	// confirm: it runs beside another stream and passes on exits only.
+	confirm bool
 }
 
-func (c *Client) openCRI(ctx context.Context) (stream, error) {
+func (c *Client) openCRI(ctx context.Context, confirm bool) (stream, error) {
 	s, err := c.rt.GetContainerEvents(ctx, &cri.GetEventsRequest{})
 	if err != nil {
 		return nil, translate("runtime get_container_events", err)
 	}
-	return &criStream{c: c, s: s}, nil
+	return &criStream{c: c, s: s, confirm: confirm}, nil
 }
 
 func (s *criStream) recv(ctx context.Context) (rawEvent, error) {
 	for {
 		e, err := s.s.Recv()
-		if err != nil {
-			return rawEvent{}, translate("runtime get_container_events", err)
+		if err = translate("runtime get_container_events", err); err != nil {
+			if s.confirm && errors.Is(err, errUnimplemented) {
+				return rawEvent{}, errNotNeeded
+			}
+			return rawEvent{}, err
+		}
+		if s.confirm && e.GetContainerEventType() != cri.ContainerEventType_CONTAINER_STOPPED_EVENT {
+			continue
 		}
 		if uid, ok := s.c.takeCRI(ctx, e); ok {
 			return rawEvent{uid: uid, at: nanos(e.GetCreatedAt())}, nil
@@ -246,8 +279,5 @@ func (c *Client) takeExit(ctx context.Context, id string, x exit) (types.UID, bo
 			return "", true
 		}
 	}
-	if known {
-		c.index.exited(id, x)
-	}
-	return uid, known
+	return uid, known && c.index.exited(id, x)
 }

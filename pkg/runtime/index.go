@@ -102,15 +102,22 @@ func (x *index) owner(id string) (uid types.UID, own, ok bool) {
 	return e.uid, e.own, true
 }
 
-// exited notes that an event said that id's process ended.
-func (x *index) exited(id string, news exit) {
+// exited notes that an event said that id's process ended; false when readers
+// have seen the runtime's status say so already.
+func (x *index) exited(id string, news exit) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.m[id]
-	if e == nil || e.ctr != nil && e.ctr.State == StateExited {
-		return
+	if e == nil {
+		return true
 	}
-	e.exit = &news
+	if e.ctr != nil && e.ctr.State == StateExited {
+		return false
+	}
+	if e.exit == nil || news.known {
+		e.exit = &news
+	}
+	return true
 }
 
 // oom notes that the kernel killed a process of id for memory.
