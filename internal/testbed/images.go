@@ -25,6 +25,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/nodeagent/nodeagent/pkg/images/pause"
 )
 
 // imagesVersion changes when the images' recipe does.
@@ -231,10 +233,14 @@ func nginxFiles(base map[string]file) (map[string]file, error) {
 	return files, nil
 }
 
-// pauseImage sleeps for ever; the sandbox container of the private containerd.
+// pauseImage holds our own pause program, under the name that the private
+// containerd is configured with.
 func pauseImage() (v1.Image, error) {
-	return image(map[string]file{"bin/busybox": {from: "/bin/busybox", mode: 0o755}},
-		v1.Config{Entrypoint: []string{"/bin/busybox", "sleep", "2147483647"}})
+	program, err := pause.Program("")
+	if err != nil {
+		return nil, err
+	}
+	return image(map[string]file{"pause": {content: program, mode: 0o755}}, v1.Config{Entrypoint: []string{"/pause"}})
 }
 
 // image makes a one-layer image whose digest depends on its files alone.

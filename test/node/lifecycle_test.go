@@ -155,7 +155,7 @@ func TestContainerAndSandboxLost(t *testing.T) {
 	}
 	sandbox := n.Sandboxes()[0].Id
 	for _, proc := range n.Processes() {
-		if strings.Contains(strings.Join(proc.Args, " "), "2147483647") { // the pause image's sleep
+		if proc.Args[0] == "/pause" {
 			if err := n.Signal(proc.PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
