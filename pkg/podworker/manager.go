@@ -8,6 +8,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
@@ -73,6 +75,9 @@ type Manager struct {
 	ctx     context.Context // set by Run
 	wg      sync.WaitGroup
 	relist  chan struct{}
+	// admission makes judging a pod and counting it among the running one step.
+	admission sync.Mutex
+	beat      atomic.Int64 // when the last relist began, in ns since 1970
 }
 
 // New builds a manager; nothing runs until Run.
@@ -95,12 +100,39 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.ctx = ctx
 	m.mu.Unlock()
 	defer m.wg.Wait()
+	if err := m.admitRunning(ctx); err != nil {
+		return nil // ctx has ended
+	}
 	for _, r := range m.Store.Records() {
 		m.Wake(r.Pod.UID)
 	}
 	g.Go(func() error { return m.Observer.Watch(ctx, m.observed) })
 	g.Go(func() error { return m.relistLoop(ctx) })
 	return g.Wait()
+}
+
+// admitRunning admits what already runs, before anything new is judged beside
+// it. It waits for the runtime.
+func (m *Manager) admitRunning(ctx context.Context) error {
+	for {
+		pods, err := m.Observer.Pods(ctx)
+		if err == nil {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			for i := range pods {
+				if _, ok := m.Store.ByUID(pods[i].UID); ok && len(pods[i].Sandboxes) > 0 && m.workers[pods[i].UID] == nil {
+					m.start(pods[i].UID, nil).admitted.Store(true)
+				}
+			}
+			return nil
+		}
+		m.Log.Warn("cannot list what the runtime runs; will try again", "err", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(runtimeRetry):
+		}
+	}
 }
 
 // Wake has the worker of uid look again, and starts it when there is none.
@@ -118,6 +150,14 @@ func (m *Manager) Wake(uid types.UID) {
 		w = m.start(uid, nil)
 	}
 	w.poke()
+}
+
+// LastRelist is when the relist loop last came round; before Run it is now.
+func (m *Manager) LastRelist() time.Time {
+	if ns := m.beat.Load(); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return m.Clock()
 }
 
 // WakeAll has every worker look again: the runtime is back, or space is.
@@ -166,7 +206,7 @@ func (m *Manager) running(uid types.UID) []*v1.Pod {
 		if id == uid || !w.admitted.Load() {
 			continue
 		}
-		if r, ok := m.Store.ByUID(id); ok {
+		if r, ok := m.Store.ByUID(id); ok && !pod.IsTerminal(r.Pod.Status.Phase) {
 			pods = append(pods, r.Pod)
 		}
 	}

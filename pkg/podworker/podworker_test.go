@@ -303,3 +303,44 @@ func TestTerminationMessage(t *testing.T) {
 		t.Fatalf("%q", got)
 	}
 }
+
+// TestHostPortGoesToOnePod has many pods want one port at once, and asks again
+// after a restart: the one that runs keeps it.
+func TestHostPortGoesToOnePod(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	uids := []types.UID{"a", "b", "c", "d"}
+	for _, uid := range uids {
+		p := testPod(string(uid), v1.RestartPolicyAlways, "one")
+		p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, Protocol: v1.ProtocolTCP}}
+		n.want(p)
+	}
+	judge := func(o *Options) { o.Admit = Admission(nil) }
+	runs := func() (running []types.UID, refused int) {
+		for _, uid := range uids {
+			switch st := n.records[uid].Pod.Status; {
+			case podReady(st):
+				running = append(running, uid)
+			case IsRefusal(st):
+				refused++
+			}
+		}
+		return running, refused
+	}
+	settled := func() bool { r, f := runs(); return len(r)+f == len(uids) }
+	a := n.agent(dir, judge)
+	n.until("all judged", settled)
+	first, refused := runs()
+	if len(first) != 1 || refused != 3 {
+		t.Fatalf("%v run, %d are refused", first, refused)
+	}
+	a.stop()
+	for _, uid := range uids {
+		n.edit(uid, func(p *v1.Pod) { p.Status = v1.PodStatus{Phase: v1.PodPending} }) // as the store does on opening
+	}
+	n.agent(dir, judge)
+	n.until("all judged again", settled)
+	again, _ := runs()
+	if !slices.Equal(first, again) {
+		t.Fatalf("%v ran, after a restart %v does", first, again)
+	}
+}

@@ -23,6 +23,7 @@ func (m *Manager) relistLoop(ctx context.Context) error {
 	tick := time.NewTicker(m.RelistInterval)
 	defer tick.Stop()
 	for {
+		m.beat.Store(m.Clock().UnixNano())
 		if err := m.relistOnce(ctx); err != nil && ctx.Err() == nil {
 			m.Log.Warn("cannot list what the runtime runs; will try again", "err", err)
 		}

@@ -256,6 +256,8 @@ func (w *worker) admit(rec store.Record, observed *runtime.Pod) bool {
 	if w.admitted.Load() || w.orphan != nil || rec.Pod.DeletionTimestamp != nil || pod.IsTerminal(rec.Pod.Status.Phase) {
 		return true
 	}
+	w.m.admission.Lock()
+	defer w.m.admission.Unlock()
 	if len(observed.Sandboxes) == 0 && w.refused == nil {
 		w.refused = w.m.Admit(rec.Pod, w.m.running(w.uid))
 		if w.refused != nil {

@@ -169,7 +169,7 @@ func (s *Store) restore(uid types.UID, data []byte) (savedEntry, error) {
 		obj: obj, uid: uid, source: c.Source, accepted: c.Accepted, generation: c.Generation,
 		deletion: c.DeletionTimestamp, grace: c.GracePeriodSeconds,
 	}}
-	if c.Status != nil {
+	if c.Status != nil && (s.o.Reconsider == nil || !s.o.Reconsider(*c.Status)) {
 		st.status = *c.Status
 	}
 	return st, nil

@@ -42,6 +42,9 @@ type Options struct {
 	// Decode and Equal are manifest.Decode and manifest.SemanticEqual.
 	Decode func([]byte, manifest.Options) ([]manifest.Object, []*manifest.Error)
 	Equal  func(a, b manifest.Object) bool
+	// Reconsider says of a final status in a checkpoint that it was not the pod's
+	// own end and is to be judged anew; nil: none is.
+	Reconsider func(v1.PodStatus) bool
 	// Revisions may be shared with others; nil: a counter of its own.
 	Revisions *journal.Counter
 	// History is how many changes are kept for watchers; 0: 1,024.

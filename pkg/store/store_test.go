@@ -36,6 +36,8 @@ type host struct {
 	now     time.Time
 	log     bytes.Buffer
 
+	reconsider func(v1.PodStatus) bool
+
 	mu    sync.Mutex
 	full  bool
 	woken []types.UID
@@ -53,7 +55,7 @@ func (h *host) open() {
 	h.Helper()
 	h.now = h.now.Add(time.Second)
 	s, err := Open(Options{
-		Dir: h.dir, NodeName: "n1", Sources: h.sources, Decode: manifest.Decode, Equal: manifest.SemanticEqual,
+		Dir: h.dir, NodeName: "n1", Sources: h.sources, Decode: manifest.Decode, Equal: manifest.SemanticEqual, Reconsider: h.reconsider,
 		Clock: func() time.Time { return h.now }, Log: slog.New(slog.NewTextHandler(&h.log, nil)),
 		WriteFile: func(path string, data []byte) error {
 			h.mu.Lock()
@@ -475,6 +477,29 @@ func TestTerminalStatus(t *testing.T) {
 	}
 	if err := h.SetStatus("nobody", v1.PodStatus{Phase: v1.PodFailed}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRefusalIsReconsidered: what the node refused is asked anew by the next
+// agent; what ended by itself stays ended.
+func TestRefusalIsReconsidered(t *testing.T) {
+	h := newHost(t)
+	h.apply(SourceFile, h.decode("/m/a", yamlPod("a", "x")), h.decode("/m/b", yamlPod("b", "x")))
+	for _, r := range h.Records() {
+		st := v1.PodStatus{Phase: v1.PodFailed}
+		if r.Pod.Name == "a" {
+			st.Reason = "Refused"
+		}
+		if err := h.SetStatus(r.Pod.UID, st); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.reconsider = func(st v1.PodStatus) bool { return st.Reason == "Refused" }
+	h.open()
+	for name, want := range map[string]v1.PodPhase{"a": v1.PodPending, "b": v1.PodFailed} {
+		if r, ok := h.Get(pod.Key{Namespace: "default", Name: name}); !ok || r.Pod.Status.Phase != want {
+			t.Errorf("%s: %s, want %s", name, r.Pod.Status.Phase, want)
+		}
 	}
 }
 
