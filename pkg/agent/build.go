@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+	goruntime "runtime"
+	"time"
+
+	mount "k8s.io/mount-utils"
+
+	"github.com/nodeagent/nodeagent/pkg/cni"
+	"github.com/nodeagent/nodeagent/pkg/journal"
+	"github.com/nodeagent/nodeagent/pkg/manifest"
+	"github.com/nodeagent/nodeagent/pkg/podworker"
+	"github.com/nodeagent/nodeagent/pkg/server"
+	"github.com/nodeagent/nodeagent/pkg/source/file"
+	"github.com/nodeagent/nodeagent/pkg/source/http"
+	"github.com/nodeagent/nodeagent/pkg/source/push"
+	"github.com/nodeagent/nodeagent/pkg/store"
+	"github.com/nodeagent/nodeagent/pkg/volumes"
+)
+
+const socketName = "nodeagent.sock"
+
+// runner is a source.
+type runner interface {
+	Run(ctx context.Context, sink store.Sink) error
+}
+
+func (a *agent) statePath(name string) string { return filepath.Join(a.cfg.StateDir, name) }
+
+// openStore declares the sources in their order of precedence.
+func (a *agent) openStore(revisions *journal.Counter) (*store.Store, error) {
+	var decls []store.SourceDecl
+	if a.cfg.Manifests != "" {
+		decls = append(decls, store.SourceDecl{Name: store.SourceFile, Target: a.cfg.Manifests})
+	}
+	if a.cfg.ManifestURL != "" {
+		decls = append(decls, store.SourceDecl{Name: store.SourceHTTP, Target: a.cfg.ManifestURL})
+	}
+	decls = append(decls, store.SourceDecl{Name: store.SourcePush, Target: filepath.Join(a.cfg.RunDir, socketName)})
+	return store.Open(store.Options{
+		Dir: a.statePath(podsDir), NodeName: a.cfg.NodeName, Sources: decls, Revisions: revisions,
+		Decode: manifest.Decode, Equal: manifest.SemanticEqual, Reconsider: podworker.IsRefusal, Clock: time.Now, Log: a.log,
+	})
+}
+
+func (a *agent) newPush() (*push.Source, error) {
+	return push.New(push.Options{
+		Dir: a.statePath(objectsDir), NodeName: a.cfg.NodeName, Store: a.store,
+		Decode: manifest.Decode, Clock: time.Now, Log: a.log,
+	})
+}
+
+// sources are the configured ones, ready to run.
+func (a *agent) sources() []runner {
+	runners := []runner{a.push}
+	if a.cfg.Manifests != "" {
+		runners = append(runners, file.New(file.Options{
+			Path: a.cfg.Manifests, Poll: a.cfg.ManifestsPoll.Duration, NodeName: a.cfg.NodeName, Decode: manifest.Decode, Log: a.log,
+		}))
+	}
+	if a.cfg.ManifestURL != "" {
+		runners = append(runners, http.New(http.Options{
+			URL: a.cfg.ManifestURL, Header: a.cfg.ManifestURLHeader, CAFile: a.cfg.ManifestURLCA,
+			Interval: a.cfg.ManifestURLInterval.Duration, Timeout: a.cfg.ManifestURLTimeout.Duration,
+			NodeName: a.cfg.NodeName, Decode: manifest.Decode, Log: a.log,
+		}))
+	}
+	return runners
+}
+
+func (a *agent) newCNI() (*cni.Manager, error) {
+	var cidrs []netip.Prefix
+	for _, s := range a.cfg.Network.PodCIDRs {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, err
+		}
+		cidrs = append(cidrs, p)
+	}
+	return cni.New(cni.Options{
+		ConfDir: a.cfg.Network.ConfDir, BinDir: a.cfg.Network.BinDir, PodCIDRs: cidrs, Owner: a.instance, Log: a.log,
+	})
+}
+
+func (a *agent) newVolumes() *volumes.Manager {
+	return volumes.New(volumes.Options{PodsDir: a.statePath(podsDir), Mounter: mount.New(""), Log: a.log})
+}
+
+func (a *agent) newServer() (*server.Server, error) {
+	health := a.cfg.Listen
+	if health == "none" {
+		health = ""
+	}
+	return server.New(server.Options{
+		Log: a.log, Metrics: a.metrics, Socket: filepath.Join(a.cfg.RunDir, socketName), Health: health,
+		TCP: server.TCP{
+			Listen: a.cfg.API.Listen, CertFile: a.cfg.API.TLSCertFile, KeyFile: a.cfg.API.TLSKeyFile, TokenFile: a.cfg.API.TokenFile,
+		},
+		NodeName: a.cfg.NodeName, Version: a.o.Build.Version, PodLogDir: a.cfg.PodLogDir,
+		Pods: a.store, Push: a.push, Events: a.events, Streams: streams{a}, Node: a, Images: imageAPI{a},
+	})
+}
+
+// nodeLabels are the user's and those that every node has.
+func (a *agent) nodeLabels() map[string]string {
+	labels := map[string]string{
+		"kubernetes.io/hostname": a.cfg.NodeName,
+		"kubernetes.io/os":       goruntime.GOOS,
+		"kubernetes.io/arch":     goruntime.GOARCH,
+	}
+	for k, v := range a.cfg.NodeLabels {
+		labels[k] = v
+	}
+	return labels
+}

@@ -1,0 +1,177 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/cgroup"
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+// cleanupGrace is what containers get to end in a cleanup.
+const cleanupGrace = 10 * time.Second
+
+// cleaner collects what goes wrong, so that one stubborn mount does not keep
+// the rest from being removed.
+type cleaner struct {
+	*agent
+	out  io.Writer
+	errs []error
+}
+
+func (c *cleaner) did(what string, err error) {
+	if err != nil {
+		c.errs = append(c.errs, fmt.Errorf("%s: %w", what, err))
+		fmt.Fprintf(c.out, "cannot remove %s: %v\n", what, err)
+		return
+	}
+	fmt.Fprintf(c.out, "removed %s\n", what)
+}
+
+// Cleanup removes everything that the agent with this configuration made on
+// the host: pods, volumes, cgroups, network, the embedded runtime, its own
+// state and logs. Manifests and the configuration are the user's and stay, and
+// so do images on a shared runtime. The agent must not be running.
+func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Writer) error {
+	unlock, err := lockState(cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	name, err := instance(cfg.StateDir, cfg.NodeName)
+	if err != nil {
+		return err
+	}
+	c := &cleaner{out: out, agent: &agent{cfg: cfg, log: slog.New(slog.DiscardHandler), instance: name}}
+	if c.cni, err = c.newCNI(); err != nil {
+		return err
+	}
+	c.volumes = c.newVolumes()
+	uids := c.pods(ctx)
+	c.leftovers(ctx, uids)
+	c.did("pod network", c.cni.Cleanup(ctx))
+	if c.supervisor != nil {
+		c.did("embedded runtime", c.supervisor.Stop(ctx))
+	}
+	for _, dir := range []string{podsDir, objectsDir, embeddedDir} {
+		c.did(c.statePath(dir), os.RemoveAll(c.statePath(dir)))
+	}
+	c.did(cfg.RunDir, os.RemoveAll(cfg.RunDir))
+	return errors.Join(c.errs...)
+}
+
+// pods ends the pods that the runtime shows as ours.
+func (c *cleaner) pods(ctx context.Context) map[types.UID]bool {
+	uids := map[types.UID]bool{}
+	client, err := c.cleanupClient(ctx)
+	if err != nil {
+		c.did("pods", err)
+		return uids
+	}
+	if client == nil {
+		return uids
+	}
+	defer client.Close()
+	pods, err := client.Pods(ctx)
+	if err != nil {
+		c.did("pods", err)
+	}
+	for i := range pods {
+		p := &pods[i]
+		uids[p.UID] = true
+		c.did("pod "+p.Namespace+"/"+p.Name, endPod(ctx, client, p))
+		logs := filepath.Join(c.cfg.PodLogDir, p.Namespace+"_"+p.Name+"_"+string(p.UID))
+		if err := os.RemoveAll(logs); err != nil {
+			c.did(logs, err)
+		}
+	}
+	return uids
+}
+
+// cleanupClient connects to the runtime that the agent used. An embedded one
+// that is not there has no pods; it is not started for that.
+func (c *cleaner) cleanupClient(ctx context.Context) (*runtime.Client, error) {
+	s, err := c.newSupervisor()
+	if err != nil {
+		return nil, err
+	}
+	own := c.cfg.Runtime.Endpoint == config.EndpointEmbedded
+	if _, err := os.Stat(c.statePath(embeddedDir)); err == nil {
+		c.supervisor, own = s, true
+	}
+	if own {
+		if c.supervisor == nil {
+			return nil, nil
+		}
+		if err := s.Ensure(ctx); err != nil {
+			return nil, err
+		}
+		return c.dial(ctx, s.Endpoint())
+	}
+	endpoint := c.cfg.Runtime.Endpoint
+	if endpoint == config.EndpointAuto {
+		for _, path := range sockets() {
+			if client, err := c.dial(ctx, "unix://"+path); err == nil {
+				return client, nil
+			}
+		}
+		return nil, nil
+	}
+	return c.dial(ctx, endpoint)
+}
+
+func endPod(ctx context.Context, client *runtime.Client, p *runtime.Pod) error {
+	for i := range p.Containers {
+		if ctr := &p.Containers[i]; ctr.State == runtime.StateRunning {
+			if err := client.StopContainer(ctx, ctr.ID, cleanupGrace); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range p.Sandboxes {
+		id := p.Sandboxes[i].ID
+		if err := errors.Join(client.StopSandbox(ctx, id), client.RemoveSandbox(ctx, id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leftovers gives back volumes and cgroups, also of pods whose sandbox is gone.
+func (c *cleaner) leftovers(ctx context.Context, uids map[types.UID]bool) {
+	known, err := c.volumes.Pods()
+	if err != nil {
+		c.did("volumes", err)
+	}
+	for _, uid := range known {
+		uids[uid] = true
+	}
+	if entries, err := os.ReadDir(c.statePath(podsDir)); err == nil {
+		for _, e := range entries {
+			uids[types.UID(e.Name())] = true
+		}
+	}
+	cgroups, err := cgroup.New(cgroup.Options{Root: c.cfg.Runtime.CgroupRoot, Driver: c.cfg.Runtime.CgroupDriver, Log: c.log})
+	if err != nil {
+		c.did("cgroups", err)
+		return
+	}
+	for uid := range uids {
+		if err := c.volumes.TearDown(ctx, uid); err != nil {
+			c.did("volumes of pod "+string(uid), err)
+		}
+		if err := cgroups.Remove(ctx, uid); err != nil {
+			c.did("cgroup of pod "+string(uid), err)
+		}
+	}
+	c.did("cgroups", cgroups.Cleanup(ctx))
+}

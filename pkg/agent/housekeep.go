@@ -1,0 +1,173 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/cni"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/server/api"
+)
+
+// How often things are looked at that no event tells of.
+const (
+	lookEvery    = 5 * time.Second
+	collectEvery = time.Minute
+)
+
+// conditions are the last look at the runtime and the network.
+type conditions struct {
+	runtime       runtime.Info
+	runtimeReason string // empty: ready
+	network       api.Network
+	networkReason string // empty: ready
+}
+
+// housekeep does what has to be done now and then: try again what a full disk
+// prevented, import images that were dropped in, look after rules and the
+// runtime's health, collect what crashes leaked.
+func (a *agent) housekeep(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var collected time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		a.store.Retry()
+		a.countSources()
+		n := a.node.Load()
+		if n == nil {
+			continue
+		}
+		if a.importImages(ctx, n.client) {
+			n.workers.WakeAll()
+		}
+		a.look(ctx, n)
+		if time.Since(collected) >= collectEvery {
+			collected = time.Now()
+			a.collect(ctx, n)
+		}
+	}
+}
+
+// look refreshes the conditions. What has got better wakes the workers.
+func (a *agent) look(ctx context.Context, n *node) {
+	old, now := a.seen.Load(), &conditions{}
+	info, err := n.client.Info(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		now.runtime, now.runtimeReason = old.runtime, err.Error()
+	default:
+		now.runtime, now.runtimeReason = info, info.Reason
+		if info.Ready {
+			now.runtimeReason = ""
+		}
+	}
+	if err := a.cni.Repair(ctx); err != nil {
+		a.log.Warn("cannot restore the pods' network rules", "err", err)
+	}
+	err = a.cni.Ready(ctx)
+	if err != nil {
+		// The plugins may have been installed, or a user's file removed, since.
+		if a.cni.Ensure(ctx) == nil {
+			err = a.cni.Ready(ctx)
+		}
+	}
+	if err != nil {
+		now.networkReason = err.Error()
+	} else if now.runtimeReason == "" && !info.NetworkReady {
+		now.networkReason = "the runtime has not taken up the network configuration: " + info.Reason
+	}
+	for _, net := range a.cni.Networks() {
+		if net.Active {
+			now.network = api.Network{Name: net.Name, Plugin: strings.Join(net.Plugins, ","), File: net.File}
+		}
+	}
+	a.seen.Store(now)
+	if a.changed("Runtime", old.runtimeReason, now.runtimeReason) || a.changed("Network", old.networkReason, now.networkReason) {
+		n.workers.WakeAll()
+	}
+}
+
+// changed records a condition that became good or bad, and says whether it
+// became good.
+func (a *agent) changed(what, old, now string) bool {
+	switch {
+	case old == now:
+		return false
+	case now == "":
+		a.log.Info(what + " is ready")
+		a.nodeEvent(v1.EventTypeNormal, what+"Ready", what+" is ready")
+		return true
+	default:
+		a.log.Warn(what+" is not ready", "reason", now)
+		a.nodeEvent(v1.EventTypeWarning, what+"NotReady", now)
+		return false
+	}
+}
+
+// collect removes network attachments and addresses of sandboxes that are no
+// more. The list is taken while no sandbox can be made.
+func (a *agent) collect(ctx context.Context, n *node) {
+	report, err := a.cni.GC(ctx, func(ctx context.Context) ([]cni.Attachment, error) {
+		ids, err := n.client.SandboxIDs(ctx)
+		if err != nil {
+			return nil, err
+		}
+		live := make([]cni.Attachment, len(ids))
+		for i, id := range ids {
+			live[i].SandboxID = id
+		}
+		return live, nil
+	})
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("cannot collect leaked network attachments; will try again", "err", err)
+	}
+	if len(report.Attachments)+len(report.Addresses)+len(report.Links)+len(report.NetNS) > 0 {
+		a.log.Info("collected leaked network attachments", "attachments", report.Attachments, "addresses", report.Addresses,
+			"links", report.Links, "netns", report.NetNS)
+	}
+}
+
+func (a *agent) countSources() {
+	for _, s := range a.store.Sources() {
+		a.metrics.Source(s.Name, s.Synced, len(s.Problems))
+	}
+}
+
+// reportProblems makes an event of every problem of a source, so that it shows
+// where users look first.
+func (a *agent) reportProblems(ctx context.Context) error {
+	known := map[string]bool{}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		now := map[string]bool{}
+		for _, s := range a.store.Sources() {
+			problems := s.Problems
+			if s.Error != "" {
+				problems = append([]string{s.Target + ": " + s.Error}, problems...)
+			}
+			for _, p := range problems {
+				now[s.Name+p] = true
+				if !known[s.Name+p] {
+					a.nodeEvent(v1.EventTypeWarning, "InvalidManifest", p)
+				}
+			}
+		}
+		known = now
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/cgroup"
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"github.com/nodeagent/nodeagent/pkg/images"
+	"github.com/nodeagent/nodeagent/pkg/images/pause"
+	"github.com/nodeagent/nodeagent/pkg/podworker"
+	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/runtime/embedded"
+)
+
+// connectRetry is the pause between attempts to reach a runtime that is away.
+const connectRetry = 500 * time.Millisecond
+
+// node is what can be built only once the runtime has answered.
+type node struct {
+	client  *runtime.Client
+	images  *images.Manager
+	workers *podworker.Manager
+}
+
+// runNode waits for the runtime and then runs pods on it.
+func (a *agent) runNode(ctx context.Context) error {
+	if err := a.cni.Ensure(ctx); err != nil {
+		// Housekeeping tries again; pods on the host's network need none of it.
+		a.log.Warn("pod networking is not ready", "err", err)
+		a.nodeEvent(v1.EventTypeWarning, "NetworkNotReady", err.Error())
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	client, err := a.connect(ctx, g)
+	if err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	defer client.Close()
+	n, err := a.newNode(ctx, client)
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return n.images.Run(ctx) })
+	a.store.Notify(n.workers.Wake)
+	a.node.Store(n)
+	a.look(ctx, n)
+	g.Go(func() error { return n.workers.Run(ctx) })
+	return g.Wait()
+}
+
+// connect tries until a runtime answers or ctx ends. The embedded one is
+// started first and then supervised in g.
+func (a *agent) connect(ctx context.Context, g *errgroup.Group) (*runtime.Client, error) {
+	last := ""
+	for {
+		client, err := a.tryConnect(ctx, g)
+		if err == nil || ctx.Err() != nil {
+			return client, err
+		}
+		if err.Error() != last {
+			last = err.Error()
+			a.log.Error("the container runtime does not answer; pods that run are not affected; will keep trying", "err", err)
+			a.nodeEvent(v1.EventTypeWarning, "RuntimeNotReady", last)
+			a.seen.Store(&conditions{runtimeReason: last, networkReason: "unknown while the runtime does not answer"})
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(connectRetry):
+		}
+	}
+}
+
+func (a *agent) tryConnect(ctx context.Context, g *errgroup.Group) (*runtime.Client, error) {
+	endpoint := a.cfg.Runtime.Endpoint
+	if endpoint == config.EndpointAuto {
+		// A runtime without CRI (docker's containerd has it switched off) is passed over.
+		for _, path := range sockets() {
+			if _, err := os.Stat(path); err != nil {
+				continue
+			}
+			client, err := a.dial(ctx, "unix://"+path)
+			if err == nil {
+				return client, nil
+			}
+			a.log.Warn("a runtime's socket is there but does not speak CRI", "socket", path, "err", err)
+		}
+		endpoint = config.EndpointEmbedded
+	}
+	if endpoint != config.EndpointEmbedded {
+		return a.dial(ctx, endpoint)
+	}
+	if a.supervisor == nil {
+		s, err := a.newSupervisor()
+		if err != nil {
+			return nil, err
+		}
+		a.supervisor = s
+	}
+	if err := a.supervisor.Ensure(ctx); err != nil {
+		return nil, err
+	}
+	client, err := a.dial(ctx, a.supervisor.Endpoint())
+	if err == nil {
+		g.Go(func() error { return a.supervisor.Run(ctx) })
+	}
+	return client, err
+}
+
+func (a *agent) dial(ctx context.Context, endpoint string) (*runtime.Client, error) {
+	return runtime.Connect(ctx, runtime.Options{
+		Endpoint: endpoint, Owner: a.instance, AdoptKubelet: a.cfg.Runtime.AdoptKubeletPods, Log: a.log,
+		Observe: a.metrics.RuntimeOperation,
+	})
+}
+
+func (a *agent) newSupervisor() (*embedded.Supervisor, error) {
+	return embedded.New(embedded.Options{
+		StateDir: a.statePath(embeddedDir), RunDir: filepath.Join(a.cfg.RunDir, embeddedDir),
+		CNIConfDir: a.cfg.Network.ConfDir, CNIBinDir: a.cfg.Network.BinDir, Program: a.cfg.Runtime.Containerd,
+		CgroupDriver: a.cfg.Runtime.CgroupDriver, SandboxImage: a.pauseImage(),
+		RegistryConfigDir: a.statePath("registries"), Log: a.log,
+	})
+}
+
+func (a *agent) pauseImage() string {
+	if a.cfg.Images.PauseImage != "" {
+		return a.cfg.Images.PauseImage
+	}
+	return pause.Ref
+}
+
+// newNode builds what runs pods on a runtime that has answered.
+func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, error) {
+	info, err := client.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.log.Info("runtime", "name", info.Name, "version", info.Version, "endpoint", info.Endpoint, "handlers", info.Handlers, "events", info.Events)
+	if err := a.importPause(ctx, client); err != nil {
+		// With a registry at hand the runtime may still pull its own.
+		a.log.Warn("cannot import the pause image", "err", err)
+	}
+	a.importImages(ctx, client)
+	driver := a.cfg.Runtime.CgroupDriver
+	if driver == "" {
+		driver = info.CgroupDriver
+	}
+	cgroups, err := cgroup.New(cgroup.Options{
+		Root: a.cfg.Runtime.CgroupRoot, Driver: driver, PidsLimit: a.cfg.Pods.PidsLimit, Log: a.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n := &node{client: client}
+	n.images, err = images.New(images.Options{
+		Runtime: client, MaxParallel: a.cfg.Images.MaxParallelPulls,
+		Backoff: a.cfg.Images.PullBackoff.Duration, BackoffMax: a.cfg.Images.PullBackoffMax.Duration,
+		ProgressDeadline: a.cfg.Images.PullProgressDeadline.Duration,
+		Credentials:      images.NewKeyring(a.credentialsFile(), a.log),
+		Events:           a.events.PodEvent,
+		Wake: func(uid types.UID) {
+			if n := a.node.Load(); n != nil {
+				n.workers.Wake(uid)
+			}
+		},
+		Log: a.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	memory, err := totalMemory()
+	if err != nil {
+		return nil, err
+	}
+	n.workers = podworker.New(podworker.Options{
+		Store: a.store, Observer: client, Sandboxes: client, Containers: client, Images: n.images, Volumes: a.volumes,
+		Cgroups: cgroups, Network: a.cni, Recorder: a.events, Metrics: a.metrics,
+		Admit:    podworker.Admission(a.nodeLabels()),
+		Hostname: a.cfg.NodeName, NodeIPs: a.cfg.NodeIP, NodeMemory: memory, RuntimeName: info.Name,
+		DNS:     resolver{path: a.cfg.Network.ResolvConf, log: a.log}.read,
+		PodsDir: a.statePath(podsDir), PodLogDir: a.cfg.PodLogDir, ContainerLogDir: a.cfg.ContainerLogDir,
+		Backoff: lifecycle.Backoff{
+			Base: a.cfg.Pods.CrashBackoff.Duration, Max: a.cfg.Pods.CrashBackoffMax.Duration, Reset: a.cfg.Pods.CrashBackoffReset.Duration,
+		},
+		KeepDead: a.cfg.Pods.MaxDeadContainers, MaxStarts: a.cfg.Runtime.MaxParallelStarts,
+		RelistInterval: a.cfg.Runtime.RelistInterval.Duration, Clock: time.Now, Log: a.log, Hook: killHook(),
+	})
+	return n, nil
+}
+
+func (a *agent) credentialsFile() string {
+	if a.cfg.Images.CredentialsFile != "" {
+		return a.cfg.Images.CredentialsFile
+	}
+	return a.statePath("config.json")
+}
+
+// importPause puts our pause image where the runtime looks for its sandbox
+// image, unless it has one, and keeps it from being collected: pods then start
+// with no registry in reach.
+func (a *agent) importPause(ctx context.Context, client *runtime.Client) error {
+	ref, err := client.SandboxImage(ctx)
+	if err != nil {
+		return err
+	}
+	if ref == "" {
+		ref = a.pauseImage()
+	}
+	_, err = client.ImageStatus(ctx, ref)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		var archive []byte
+		if archive, err = pause.Archive(ref, goruntime.GOARCH); err == nil {
+			_, err = client.ImportImages(ctx, bytes.NewReader(archive))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("sandbox image %s: %w", ref, err)
+	}
+	return client.PinImage(ctx, ref)
+}
+
+// importImages imports the archives that lie in the state folder.
+func (a *agent) importImages(ctx context.Context, client *runtime.Client) (news bool) {
+	done, err := images.ImportFolder(ctx, a.statePath(imagesDir), client)
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("cannot look for image archives", "err", err)
+	}
+	for _, d := range done {
+		if d.Err != nil {
+			a.log.Warn("cannot import an image archive", "file", d.File, "err", d.Err)
+			a.nodeEvent(v1.EventTypeWarning, "ImageImportFailed", d.Err.Error())
+			continue
+		}
+		news = true
+		a.log.Info("imported images", "file", d.File, "images", d.Images)
+	}
+	return news
+}
+
+func totalMemory() (int64, error) {
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		return 0, fmt.Errorf("cannot read the node's memory: %w", err)
+	}
+	return int64(si.Totalram) * int64(si.Unit), nil
+}
