@@ -1,0 +1,195 @@
+package status
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+var began = time.Date(2026, 3, 1, 12, 0, 0, 123, time.UTC)
+
+func testPod(policy v1.RestartPolicy, init, app string) *v1.Pod {
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "u"}}
+	p.Spec.RestartPolicy = policy
+	for _, name := range strings.Fields(init) {
+		p.Spec.InitContainers = append(p.Spec.InitContainers, v1.Container{Name: name, Image: "img"})
+	}
+	for _, name := range strings.Fields(app) {
+		p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: name, Image: "img"})
+	}
+	return p
+}
+
+// observe reads "name=state[:code][#attempt]" words, newest first.
+func observe(ready bool, init string, words ...string) runtime.Pod {
+	o := runtime.Pod{UID: "u", Sandboxes: []runtime.Sandbox{{ID: "s", Ready: ready}}}
+	if ready {
+		o.Sandboxes[0].IPs = []string{"10.88.0.7", "fd00::7"}
+	}
+	for _, w := range words {
+		w, attempt, _ := strings.Cut(w, "#")
+		name, state, _ := strings.Cut(w, "=")
+		c := runtime.Container{Name: name, SandboxID: "s", Init: strings.Contains(" "+init+" ", " "+name+" "), ImageRef: "img@sha256:1"}
+		fmt.Sscan(attempt, &c.Attempt)
+		c.ID = fmt.Sprintf("%s-%d", name, c.Attempt)
+		state, code, exited := strings.Cut(state, ":")
+		c.State = runtime.ContainerState(state)
+		if c.State != runtime.StateCreated {
+			c.StartedAt = began.Add(time.Second)
+		}
+		if exited {
+			fmt.Sscan(code, &c.ExitCode)
+			c.FinishedAt = began.Add(2 * time.Second)
+		}
+		o.Containers = append(o.Containers, c)
+	}
+	return o
+}
+
+// brief is a status in one line: phase, ready condition, containers.
+func brief(st v1.PodStatus) string {
+	b := []string{string(st.Phase)}
+	if st.Reason != "" {
+		b = append(b, st.Reason)
+	}
+	for _, c := range st.Conditions {
+		if c.Status == v1.ConditionTrue && c.Type != v1.PodScheduled && c.Type != v1.ContainersReady {
+			b = append(b, "+"+string(c.Type))
+		}
+	}
+	for _, c := range append(append([]v1.ContainerStatus{}, st.InitContainerStatuses...), st.ContainerStatuses...) {
+		s := c.Name + "="
+		switch {
+		case c.State.Running != nil:
+			s += "running"
+		case c.State.Terminated != nil:
+			s += fmt.Sprintf("%s:%d", c.State.Terminated.Reason, c.State.Terminated.ExitCode)
+		case c.State.Waiting != nil:
+			s += "waits:" + c.State.Waiting.Reason
+		}
+		if l := c.LastTerminationState.Terminated; l != nil {
+			s += fmt.Sprintf(",last:%d", l.ExitCode)
+		}
+		if c.RestartCount > 0 {
+			s += fmt.Sprintf("#%d", c.RestartCount)
+		}
+		if c.Ready {
+			s += "*"
+		}
+		b = append(b, s)
+	}
+	return strings.Join(b, " ")
+}
+
+const (
+	up   = "+PodReadyToStartContainers "
+	all3 = "+PodReadyToStartContainers +Initialized +Ready "
+)
+
+func TestPhaseAndContainers(t *testing.T) {
+	crash := map[string]v1.ContainerStateWaiting{"a": {Reason: ReasonCrashLoopBackOff}}
+	for name, tc := range map[string]struct {
+		policy    v1.RestartPolicy
+		init, app string
+		observed  runtime.Pod
+		waiting   map[string]v1.ContainerStateWaiting
+		want      string
+	}{
+		"nothing yet":            {app: "a", want: "Pending +Initialized a=waits:ContainerCreating"},
+		"nothing yet, with init": {init: "i", app: "a", want: "Pending i=waits:PodInitializing a=waits:PodInitializing"},
+		"image missing":          {app: "a", observed: observe(true, ""), waiting: map[string]v1.ContainerStateWaiting{"a": {Reason: "ErrImagePull"}}, want: "Pending " + up + "+Initialized a=waits:ErrImagePull"},
+		"init runs":              {init: "i", app: "a", observed: observe(true, "i", "i=running"), want: "Pending " + up + "i=running a=waits:PodInitializing"},
+		"init done":              {init: "i", app: "a", observed: observe(true, "i", "i=exited:0"), want: "Pending " + up + "+Initialized i=Completed:0* a=waits:PodInitializing"},
+		"init failed for good":   {policy: v1.RestartPolicyNever, init: "i", app: "a", observed: observe(true, "i", "i=exited:3"), want: "Failed " + up + "i=Error:3 a=waits:PodInitializing"},
+		"init backs off":         {init: "a", app: "b", observed: observe(true, "a", "a=exited:3#2"), waiting: crash, want: "Pending " + up + "a=waits:CrashLoopBackOff,last:3#2 b=waits:PodInitializing"},
+		"runs":                   {app: "a b", observed: observe(true, "", "a=running", "b=running"), want: "Running " + all3 + "a=running* b=running*"},
+		"one of two":             {app: "a b", observed: observe(true, "", "a=running", "b=created"), want: "Pending " + up + "+Initialized a=running* b=waits:ContainerCreating"},
+		"one crashed":            {app: "a b", observed: observe(true, "", "a=exited:1", "b=running"), waiting: crash, want: "Running " + up + "+Initialized a=waits:CrashLoopBackOff,last:1 b=running*"},
+		"restarted":              {app: "a", observed: observe(true, "", "a=running#2", "a=exited:7#1"), want: "Running " + all3 + "a=running,last:7#2*"},
+		"init gone, app runs":    {init: "i", app: "a", observed: observe(true, "i", "a=running"), want: "Running " + all3 + "i=waits:PodInitializing a=running*"},
+		"succeeded":              {policy: v1.RestartPolicyNever, app: "a b", observed: observe(false, "", "a=exited:0", "b=exited:0"), want: "Succeeded +Initialized a=Completed:0 b=Completed:0"},
+		"failed":                 {policy: v1.RestartPolicyNever, app: "a b", observed: observe(false, "", "a=exited:0", "b=exited:137"), want: "Failed +Initialized a=Completed:0 b=Error:137"},
+		"one still runs":         {policy: v1.RestartPolicyNever, app: "a b", observed: observe(true, "", "a=exited:1", "b=running"), want: "Running " + up + "+Initialized a=Error:1 b=running*"},
+		"on failure, ok":         {policy: v1.RestartPolicyOnFailure, app: "a", observed: observe(true, "", "a=exited:0#1", "a=exited:1#0"), want: "Succeeded " + up + "+Initialized a=Completed:0,last:1#1"},
+		"on failure, again":      {policy: v1.RestartPolicyOnFailure, app: "a", observed: observe(true, "", "a=exited:1"), want: "Running " + up + "+Initialized a=Error:1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			policy := tc.policy
+			if policy == "" {
+				policy = v1.RestartPolicyAlways
+			}
+			got := brief(Compute(Input{
+				Pod: testPod(policy, tc.init, tc.app), Observed: tc.observed, Waiting: tc.waiting, RuntimeName: "containerd", Accepted: began, Now: began,
+			}))
+			if got != tc.want {
+				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestRefusedPod(t *testing.T) {
+	st := Compute(Input{Pod: testPod(v1.RestartPolicyAlways, "", "a"), Refused: &Refusal{"NodePorts", "taken"}, NodeIPs: []string{"192.0.2.1"}, Accepted: began, Now: began})
+	if st.Phase != v1.PodFailed || st.Reason != "NodePorts" || st.Message != "taken" || st.HostIP != "192.0.2.1" || st.ContainerStatuses != nil {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	in := Input{Pod: testPod(v1.RestartPolicyNever, "", "a"), Observed: observe(true, "", "a=running"), NodeIPs: []string{"192.0.2.1", "2001:db8::1"}, Accepted: began, Now: began}
+	st := Compute(in)
+	if st.PodIP != "10.88.0.7" || len(st.PodIPs) != 2 || st.HostIP != "192.0.2.1" || len(st.HostIPs) != 2 {
+		t.Errorf("pod network: %+v", st)
+	}
+	in.Pod.Spec.HostNetwork = true
+	if st := Compute(in); st.PodIP != "192.0.2.1" || len(st.PodIPs) != 2 {
+		t.Errorf("host network: %+v", st.PodIPs)
+	}
+	in.Pod.Spec.HostNetwork = false
+	in.Pod.Status = st
+	in.Observed = observe(false, "", "a=exited:0")
+	if end := Compute(in); end.Phase != v1.PodSucceeded || end.PodIP != "10.88.0.7" {
+		t.Errorf("a finished pod shows the address it had: %+v", end)
+	}
+	in.Pod.Spec.RestartPolicy = v1.RestartPolicyAlways
+	if lost := Compute(in); lost.PodIP != "" {
+		t.Errorf("a pod whose sandbox is being made anew has no address: %q", lost.PodIP)
+	}
+}
+
+// TestWhatIsKept: a final phase never changes back, a condition keeps its time
+// while it does not change, and the runtime forgetting a container does not
+// make it not have happened.
+func TestWhatIsKept(t *testing.T) {
+	in := Input{Pod: testPod(v1.RestartPolicyNever, "", "a"), Observed: observe(true, "", "a=running"), RuntimeName: "containerd", Accepted: began, Now: began}
+	in.Pod.Status = Compute(in)
+	in.Now = began.Add(time.Hour)
+	in.Observed = observe(false, "", "a=exited:0")
+	in.Messages = map[string]string{"a-0": "bye"}
+	done := Compute(in)
+	for _, c := range done.Conditions {
+		moved := c.LastTransitionTime.Equal(&metav1.Time{Time: in.Now.Truncate(time.Second)})
+		changed := c.Type == v1.PodReady || c.Type == v1.ContainersReady || c.Type == v1.PodReadyToStartContainers
+		if moved != changed {
+			t.Errorf("%s moved: %t, want %t", c.Type, moved, changed)
+		}
+	}
+	if m := done.ContainerStatuses[0].State.Terminated; m == nil || m.Message != "bye" || m.ContainerID != "containerd://a-0" {
+		t.Errorf("%+v", m)
+	}
+	in.Pod.Status = done
+	in.Observed = runtime.Pod{UID: "u"}
+	if got, want := brief(Compute(in)), brief(done); got != want {
+		t.Errorf("after collection: %s, want %s", got, want)
+	}
+	in.Observed = observe(true, "", "a=running")
+	if st := Compute(in); st.Phase != v1.PodSucceeded {
+		t.Errorf("phase %s", st.Phase)
+	}
+}
