@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/runtime"
+)
+
+func TestStateFolderIsOneAgents(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	unlock, err := lockState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lockState(dir); err == nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "pid") {
+		t.Fatalf("a second lock: %v", err)
+	}
+	unlock()
+	unlock, err = lockState(dir)
+	if err != nil {
+		t.Fatalf("after the first was given back: %v", err)
+	}
+	unlock()
+}
+
+func TestInstanceOutlivesARename(t *testing.T) {
+	dir := t.TempDir()
+	for _, node := range []string{"first", "renamed"} {
+		if got, err := instance(dir, node); err != nil || got != "first" {
+			t.Errorf("instance as %s: %q, %v", node, got, err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, instFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, instFile), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := instance(dir, "x"); err == nil {
+		t.Error("a name that cannot be read is made up anew: every pod would be orphaned")
+	}
+}
+
+func TestResolverFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	text := "# by hand\nsearch old.example\nnameserver 192.0.2.53 # main\nnameserver 2001:db8::53\nsearch a.example b.example\noptions ndots:2 timeout:1\n;x\nnameserver\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := resolver{path: path, log: slog.New(slog.DiscardHandler)}
+	want := runtime.DNS{
+		Servers: []string{"192.0.2.53", "2001:db8::53"}, Searches: []string{"a.example", "b.example"}, Options: []string{"ndots:2", "timeout:1"},
+	}
+	if got := r.read(); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	r.path += ".gone"
+	if got := r.read(); !reflect.DeepEqual(got, runtime.DNS{}) {
+		t.Errorf("without a file: %+v", got)
+	}
+}
+
+// TestDropText: dropping the binary's pages harms nothing that goes on running.
+func TestDropText(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	var g errgroup.Group
+	for range 4 {
+		g.Go(func() error {
+			for ctx.Err() == nil {
+				if strings.Repeat("x", 100) != strings.Repeat("x", 100) {
+					t.Error("strings differ")
+				}
+			}
+			return nil
+		})
+	}
+	for range 50 {
+		if err := dropText(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReloadRefusesWhatCannotChange(t *testing.T) {
+	base := config.NodeAgentConfiguration{NodeName: "n", StateDir: "/s", RunDir: "/r", PodLogDir: "/l", Log: config.Log{Level: "info", Format: "text"}}
+	for field, change := range map[string]func(c *config.NodeAgentConfiguration){
+		"stateDir":           func(c *config.NodeAgentConfiguration) { c.StateDir = "/other" },
+		"runDir":             func(c *config.NodeAgentConfiguration) { c.RunDir = "/other" },
+		"nodeName":           func(c *config.NodeAgentConfiguration) { c.NodeName = "other" },
+		"podLogDir":          func(c *config.NodeAgentConfiguration) { c.PodLogDir = "/other" },
+		"runtime.cgroupRoot": func(c *config.NodeAgentConfiguration) { c.Runtime.CgroupRoot = "/other" },
+		"":                   func(c *config.NodeAgentConfiguration) { c.Manifests = "/other" },
+	} {
+		next := base
+		change(&next)
+		a := &agent{cfg: &base, o: Options{LogTo: os.Stderr, Load: func() (*config.NodeAgentConfiguration, error) { return &next, nil }}}
+		err := a.prepareReload()
+		if field == "" {
+			if err != nil || a.next != &next {
+				t.Errorf("a good change: %v", err)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
