@@ -355,13 +355,12 @@ func TestExitIsSeen(t *testing.T) {
 // pausePID finds the process of the only sandbox.
 func pausePID(t *testing.T, n *testbed.Node) int {
 	t.Helper()
-	for _, p := range n.Processes() {
-		if strings.Contains(strings.Join(p.Args, " "), "2147483647") {
-			return p.PID
-		}
+	all := n.Processes()
+	i := slices.IndexFunc(all, func(p testbed.Process) bool { return slices.Equal(p.Args, []string{"/pause"}) })
+	if i < 0 {
+		t.Fatalf("no pause process in %v", all)
 	}
-	t.Fatalf("no pause process in %v", n.Processes())
-	return 0
+	return all[i].PID
 }
 
 // TestImages imports, pins and removes.
