@@ -144,8 +144,10 @@ func parseConfig(data []byte) ([]entry, map[string]string, error) {
 		if host == "" {
 			return nil, nil, fmt.Errorf("auths[%q]: not a registry", key)
 		}
+		// No ServerAddress, as from kubelet: runtimes compare it with the host they
+		// talk to, which a wildcard, a mirror and Docker Hub do not match.
 		auth := runtime.Auth{Username: a.Username, Password: a.Password,
-			IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken, ServerAddress: host}
+			IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}
 		if a.Auth != "" {
 			user, pass, err := decodeAuth(a.Auth)
 			if err != nil {
@@ -155,7 +157,7 @@ func parseConfig(data []byte) ([]entry, map[string]string, error) {
 				auth.Username, auth.Password = user, pass
 			}
 		}
-		if auth == (runtime.Auth{ServerAddress: host}) {
+		if auth == (runtime.Auth{}) {
 			if conf.CredsStore != "" {
 				refused[host] = fmt.Sprintf("credsStore keeps them with the helper %q; credential helpers are not supported, put an auth into auths instead", conf.CredsStore)
 			}
