@@ -74,6 +74,7 @@ func Default(c *NodeAgentConfiguration, h Host) {
 	dur(&c.Pods.CrashBackoffMax, max(300*time.Second, c.Pods.CrashBackoff.Duration))
 	dur(&c.Pods.CrashBackoffReset, 10*time.Minute)
 	num(&c.Pods.MaxDeadContainers, 1)
+	num(&c.Pods.MaxTerminatedPods, 100)
 
 	str(&c.Listen, "127.0.0.1:10248")
 	str(&c.ProxyMode, ProxyNone)
@@ -121,4 +122,10 @@ func dur(p *metav1.Duration, v time.Duration) {
 	if p.Duration == 0 {
 		p.Duration = v
 	}
+}
+
+// RuntimeSockets are where CRI runtimes listen, in the order in which "auto"
+// tries them.
+func RuntimeSockets() []string {
+	return []string{"/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/cri-dockerd.sock"}
 }

@@ -128,6 +128,10 @@ type Pods struct {
 	// MaxDeadContainers per container name, besides the one whose log
 	// `logs --previous` shows. Default 1.
 	MaxDeadContainers int `json:"maxDeadContainers,omitempty"`
+	// MaxTerminatedPods is how many finished pods keep their containers and
+	// logs. Of those that finished before them, the ones accepted over the API
+	// are deleted and the others keep their status only. Default 100.
+	MaxTerminatedPods int `json:"maxTerminatedPods,omitempty"`
 }
 
 // API over TCP; off while Listen is empty.

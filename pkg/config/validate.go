@@ -180,6 +180,7 @@ func (k *checker) limits(c *NodeAgentConfiguration) {
 		{"images.maxParallelPulls", int64(c.Images.MaxParallelPulls)},
 		{"pods.pidsLimit", c.Pods.PidsLimit},
 		{"pods.maxDeadContainers", int64(c.Pods.MaxDeadContainers)},
+		{"pods.maxTerminatedPods", int64(c.Pods.MaxTerminatedPods)},
 	} {
 		if f.n < 0 {
 			k.bad(f.field, "%d is below 0", f.n)
