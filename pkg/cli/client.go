@@ -112,8 +112,16 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		why, next = "permission denied", "run this command as root"
 	}
-	return fmt.Errorf("no agent answers on %s: %s; %s: %w", c.socket, why, next, errdefs.ErrUnavailable)
+	return noAgent(fmt.Sprintf("no agent answers on %s: %s; %s", c.socket, why, next))
 }
+
+// noAgent says that nobody is there, and what to do.
+type noAgent string
+
+func (e noAgent) Error() string { return string(e) }
+
+// Unwrap makes it an errdefs.ErrUnavailable.
+func (noAgent) Unwrap() error { return errdefs.ErrUnavailable }
 
 func unwrapURL(err error) error {
 	var u *url.Error

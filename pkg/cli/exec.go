@@ -21,6 +21,9 @@ import (
 // pingPeriod keeps an idle stream from being taken for a dead one.
 const pingPeriod = 5 * time.Second
 
+// interrupted is what a shell calls a command that SIGINT ended.
+const interrupted = 130
+
 // session is one exec or attach.
 type session struct {
 	namespace, pod, container string
@@ -176,6 +179,9 @@ func (c *CLI) interact(ctx context.Context, s session, o ExecOptions) (err error
 		s.err = nil
 	}
 	err = c.stream(ctx, s)
+	if errors.Is(err, context.Canceled) {
+		return &ExitError{Code: interrupted}
+	}
 	var code exec.ExitError
 	if errors.As(err, &code) && code.Exited() {
 		return &ExitError{Code: code.ExitStatus(), Err: fmt.Errorf("command terminated with exit code %d", code.ExitStatus())}

@@ -54,13 +54,12 @@ func (w *Writer) Flush() error {
 	}
 	var b bytes.Buffer
 	for _, r := range w.rows {
+		var line strings.Builder
 		for i, c := range r {
-			b.WriteString(c)
-			// The last column is not padded: no trailing spaces.
-			if i < len(r)-1 {
-				b.WriteString(strings.Repeat(" ", w.widths[i]-utf8.RuneCountInString(c)))
-			}
+			line.WriteString(c)
+			line.WriteString(strings.Repeat(" ", w.widths[i]-utf8.RuneCountInString(c)))
 		}
+		b.WriteString(strings.TrimRight(line.String(), " "))
 		b.WriteByte('\n')
 	}
 	w.rows = nil
