@@ -8,11 +8,15 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
 func TestStateFolderIsOneAgents(t *testing.T) {
@@ -114,6 +118,31 @@ func TestReloadRefusesWhatCannotChange(t *testing.T) {
 			}
 		} else if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
+
+func TestExcessOfFinishedPods(t *testing.T) {
+	began := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	rec := func(name string, phase v1.PodPhase, minute int) store.Record {
+		p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1.PodStatus{Phase: phase}}
+		p.Status.ContainerStatuses = []v1.ContainerStatus{{State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
+			FinishedAt: metav1.NewTime(began.Add(time.Duration(minute) * time.Minute)),
+		}}}}
+		return store.Record{Pod: p, Accepted: began}
+	}
+	ending := rec("ending", v1.PodFailed, 0)
+	ending.Pod.DeletionTimestamp = &metav1.Time{Time: began}
+	records := []store.Record{
+		rec("new", v1.PodSucceeded, 9), rec("old", v1.PodFailed, 1), rec("runs", v1.PodRunning, 0), rec("middle", v1.PodSucceeded, 5), ending,
+	}
+	for keep, want := range map[int]string{3: "", 2: "old", 1: "old middle", 0: "old middle new"} {
+		var names []string
+		for _, r := range excess(records, keep) {
+			names = append(names, r.Pod.Name)
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("keep %d: %q go, want %q", keep, got, want)
 		}
 	}
 }

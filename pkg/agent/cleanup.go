@@ -119,7 +119,7 @@ func (c *cleaner) cleanupClient(ctx context.Context) (*runtime.Client, error) {
 	}
 	endpoint := c.cfg.Runtime.Endpoint
 	if endpoint == config.EndpointAuto {
-		for _, path := range sockets() {
+		for _, path := range config.RuntimeSockets() {
 			if client, err := c.dial(ctx, "unix://"+path); err == nil {
 				return client, nil
 			}

@@ -52,6 +52,7 @@ func (a *agent) housekeep(ctx context.Context) error {
 		if time.Since(collected) >= collectEvery {
 			collected = time.Now()
 			a.collect(ctx, n)
+			a.collectTerminated(ctx, n)
 		}
 	}
 }

@@ -88,7 +88,7 @@ func (a *agent) tryConnect(ctx context.Context, g *errgroup.Group) (*runtime.Cli
 	endpoint := a.cfg.Runtime.Endpoint
 	if endpoint == config.EndpointAuto {
 		// A runtime without CRI (docker's containerd has it switched off) is passed over.
-		for _, path := range sockets() {
+		for _, path := range config.RuntimeSockets() {
 			if _, err := os.Stat(path); err != nil {
 				continue
 			}

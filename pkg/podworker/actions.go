@@ -55,6 +55,8 @@ func (s *turn) act(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a life
 		return false, time.Time{}, nil
 	case lifecycle.Release:
 		return false, time.Time{}, s.releasePod(ctx)
+	case lifecycle.Discard:
+		return false, time.Time{}, s.discardPod(ctx, p)
 	case lifecycle.Forget:
 		return false, time.Time{}, s.forget(ctx, p)
 	default:
@@ -227,6 +229,15 @@ func (s *turn) forget(ctx context.Context, p *v1.Pod) error {
 		return nil
 	}
 	return s.m.Store.Finished(s.uid)
+}
+
+// discardPod removes the files of a finished pod; its checkpoint stays.
+func (s *turn) discardPod(ctx context.Context, p *v1.Pod) error {
+	if err := s.m.removeTraces(ctx, s.uid, s.m.logDir(p)); err != nil {
+		return err
+	}
+	s.discarded = true
+	return nil
 }
 
 // containerOptions resolves everything that the container's config needs.

@@ -152,6 +152,17 @@ func (m *Manager) Wake(uid types.UID) {
 	w.poke()
 }
 
+// Discard removes the containers, logs and files of a finished pod; its status
+// stays. Of a pod that has not finished it discards nothing until it has.
+func (m *Manager) Discard(uid types.UID) {
+	m.mu.Lock()
+	w := m.workers[uid]
+	m.mu.Unlock()
+	if w != nil && !w.discard.Swap(true) {
+		w.poke()
+	}
+}
+
 // LastRelist is when the relist loop last came round; before Run it is now.
 func (m *Manager) LastRelist() time.Time {
 	if ns := m.beat.Load(); ns != 0 {

@@ -27,6 +27,12 @@ func (n *node) phase(uid types.UID, want v1.PodPhase) func() bool {
 	return func() bool { r, ok := n.records[uid]; return ok && r.Pod.Status.Phase == want }
 }
 
+func (n *node) status(uid types.UID) v1.PodStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.records[uid].Pod.Status
+}
+
 func (n *node) ids(uid types.UID) (ids []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -47,7 +53,7 @@ func TestPodRunsAndEndsWithoutTraces(t *testing.T) {
 	n.want(p)
 	a := n.agent(dir, nil)
 	n.until("ready", n.ready("a"))
-	st := n.records["a"].Pod.Status
+	st := n.status("a")
 	if st.Phase != v1.PodRunning || st.PodIP == "" || st.HostIP != "192.0.2.1" || st.ContainerStatuses[0].ContainerID == "" {
 		t.Fatalf("%+v", st)
 	}
@@ -219,8 +225,8 @@ func TestRefusedPodFailsAndNothingIsMade(t *testing.T) {
 	n.until("failed", n.phase("a", v1.PodFailed))
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.records["a"].Pod.Status.Reason != "NodeAffinity" || n.made != 0 {
-		t.Fatalf("%+v", n.records["a"].Pod.Status)
+	if st := n.records["a"].Pod.Status; st.Reason != "NodeAffinity" || n.made != 0 {
+		t.Fatalf("%+v", st)
 	}
 }
 
@@ -329,18 +335,44 @@ func TestHostPortGoesToOnePod(t *testing.T) {
 	settled := func() bool { r, f := runs(); return len(r)+f == len(uids) }
 	a := n.agent(dir, judge)
 	n.until("all judged", settled)
+	a.stop()
 	first, refused := runs()
 	if len(first) != 1 || refused != 3 {
 		t.Fatalf("%v run, %d are refused", first, refused)
 	}
-	a.stop()
 	for _, uid := range uids {
 		n.edit(uid, func(p *v1.Pod) { p.Status = v1.PodStatus{Phase: v1.PodPending} }) // as the store does on opening
 	}
-	n.agent(dir, judge)
+	b := n.agent(dir, judge)
 	n.until("all judged again", settled)
+	b.stop()
 	again, _ := runs()
 	if !slices.Equal(first, again) {
 		t.Fatalf("%v ran, after a restart %v does", first, again)
+	}
+}
+
+// TestDiscardLeavesTheStatusOnly: a finished pod's containers and logs go, it
+// does not run again, also not under the next agent.
+func TestDiscardLeavesTheStatusOnly(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	n.want(testPod("a", v1.RestartPolicyNever, "one"))
+	a := n.agent(dir, nil)
+	n.until("ready", n.ready("a"))
+	a.Discard("a") // too early: nothing happens
+	n.exit(n.ids("a")[0], 0)
+	n.until("succeeded", n.phase("a", v1.PodSucceeded))
+	n.until("discarded", func() bool { return len(n.snapshot("a").Containers)+len(n.snapshot("a").Sandboxes) == 0 })
+	a.stop()
+	if _, err := os.Stat(dir + "/logs/default_web-a_a"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("logs are still there: %v", err)
+	}
+	seen := n.relists
+	b := n.agent(dir, nil)
+	n.until("two relists", func() bool { return n.relists >= seen+2 })
+	b.stop()
+	st := n.records["a"].Pod.Status
+	if st.Phase != v1.PodSucceeded || st.ContainerStatuses[0].State.Terminated == nil || n.finished["a"] || len(n.ids("a")) != 0 {
+		t.Errorf("finished %t, containers %v, status %+v", n.finished["a"], n.ids("a"), st)
 	}
 }

@@ -31,12 +31,15 @@ type worker struct {
 	admitted atomic.Bool
 	refused  *status.Refusal
 	released bool
-	mounted  map[string]volumes.Mounted // nil: not set up since this worker began
-	stopped  map[string]bool            // sandboxes
-	running  map[string]bool            // containers seen alive
-	messages map[string]string          // termination messages by container ID
-	failures map[string]*failure        // by container name; "" is the sandbox
-	waiting  map[string]v1.ContainerStateWaiting
+	// discard is asked for from outside; discarded is when it was done.
+	discard   atomic.Bool
+	discarded bool
+	mounted   map[string]volumes.Mounted // nil: not set up since this worker began
+	stopped   map[string]bool            // sandboxes
+	running   map[string]bool            // containers seen alive
+	messages  map[string]string          // termination messages by container ID
+	failures  map[string]*failure        // by container name; "" is the sandbox
+	waiting   map[string]v1.ContainerStateWaiting
 
 	mu      sync.Mutex
 	killing map[string]time.Time
@@ -152,7 +155,7 @@ func (s *turn) turn(ctx context.Context, rec store.Record, observed runtime.Pod)
 	s.writeStatus(rec, &observed)
 	wakeAt = plan.WakeAt
 	for _, a := range plan.Actions {
-		if a.Kind == lifecycle.Release && s.released {
+		if a.Kind == lifecycle.Release && s.released || a.Kind == lifecycle.Discard && s.discarded {
 			continue
 		}
 		s.m.Hook("before " + string(a.Kind))
@@ -198,6 +201,7 @@ func (s *turn) input(rec store.Record, observed runtime.Pod) lifecycle.Input {
 		Pod: rec.Pod, Observed: observed, Stopped: s.stopped,
 		NotBefore: map[string]time.Time{}, Killing: map[string]time.Time{},
 		End:     s.refused != nil || pod.IsTerminal(rec.Pod.Status.Phase),
+		Discard: s.discard.Load(),
 		Backoff: s.m.Backoff, KeepDead: s.m.KeepDead, Now: s.m.Clock(),
 	}
 	for name, f := range s.failures {

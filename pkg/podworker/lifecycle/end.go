@@ -23,6 +23,13 @@ func terminate(in Input) Plan {
 	}
 	plan.Ended = true
 	plan.add(Action{Kind: Release})
+	removeAll(in, &plan)
+	plan.add(Action{Kind: Forget})
+	return plan
+}
+
+// removeAll removes everything that the runtime has of a pod that has ended.
+func removeAll(in Input, plan *Plan) {
 	for i := range in.Observed.Sandboxes {
 		plan.add(Action{Kind: RemoveSandbox, Sandbox: in.Observed.Sandboxes[i].ID})
 	}
@@ -32,12 +39,11 @@ func terminate(in Input) Plan {
 			plan.add(Action{Kind: RemoveContainer, Container: c.Name, ID: c.ID})
 		}
 	}
-	plan.add(Action{Kind: Forget})
-	return plan
 }
 
 // windDown ends a pod that stays on the books: its containers and logs are
-// kept for their readers, everything else is given back.
+// kept for their readers until they are discarded, everything else is given
+// back.
 func windDown(in Input) Plan {
 	var plan Plan
 	deadline := in.Now.Add(time.Duration(pod.GracePeriod(in.Pod)) * time.Second)
@@ -46,6 +52,11 @@ func windDown(in Input) Plan {
 	}
 	plan.Ended = true
 	plan.add(Action{Kind: Release})
+	if in.Discard {
+		removeAll(in, &plan)
+		plan.add(Action{Kind: Discard})
+		return plan
+	}
 	collect(in, &plan)
 	return plan
 }

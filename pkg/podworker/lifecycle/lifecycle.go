@@ -30,6 +30,8 @@ type Input struct {
 	// End is true when the pod is to be wound down although it is still
 	// wanted: it was refused, or its status is already final.
 	End bool
+	// Discard is true when of a finished pod nothing but its status is to stay.
+	Discard bool
 
 	Backoff Backoff
 	// KeepDead is how many dead containers stay per name besides the newest.
@@ -59,6 +61,8 @@ const (
 	RemoveContainer Kind = "RemoveContainer"
 	// Release takes down volumes and cgroup of a pod with nothing running.
 	Release Kind = "Release"
+	// Discard removes the logs and files of a finished pod that stays on the books.
+	Discard Kind = "Discard"
 	// Forget removes the last traces of a deleted pod.
 	Forget Kind = "Forget"
 )
