@@ -1,184 +1,15 @@
 package file
 
 import (
-	"context"
-	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/nodeagent/nodeagent/pkg/manifest"
+	"golang.org/x/sys/unix"
+
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
-
-// report is one call of the sink.
-type report struct {
-	snap store.Snapshot
-	err  error
-}
-
-// sink remembers what it was told. check, when set, judges every snapshot.
-type sink struct {
-	mu      sync.Mutex
-	changed *sync.Cond
-	reports []report
-	check   func(store.Snapshot) error
-	broken  error
-	inside  bool
-}
-
-func newSink() *sink {
-	s := &sink{}
-	s.changed = sync.NewCond(&s.mu)
-	return s
-}
-
-func (s *sink) add(name string, r report) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if name != store.SourceFile {
-		s.broken = fmt.Errorf("source %q", name)
-	}
-	if s.check != nil && r.err == nil && s.broken == nil {
-		s.broken = s.check(r.snap)
-	}
-	s.reports = append(s.reports, r)
-	s.changed.Broadcast()
-}
-
-func (s *sink) Apply(name string, snap store.Snapshot) { s.add(name, report{snap: snap}) }
-func (s *sink) Fail(name string, err error)            { s.add(name, report{err: err}) }
-
-// bench is a folder, and a source that follows a path.
-type bench struct {
-	*testing.T
-	dir  string
-	sink *sink
-	log  *strings.Builder
-	stop func()
-}
-
-// newBench makes the folder; run starts the source.
-func newBench(t *testing.T) *bench {
-	b := &bench{T: t, dir: filepath.Join(t.TempDir(), "manifests"), sink: newSink(), log: &strings.Builder{}}
-	b.must(os.Mkdir(b.dir, 0o755))
-	return b
-}
-
-func (b *bench) run(change ...func(*Options)) {
-	b.Helper()
-	o := Options{Path: b.dir, Poll: time.Hour, NodeName: "n1", Decode: manifest.Decode, Log: slog.New(slog.NewTextHandler(b.log, nil))}
-	for _, c := range change {
-		c(&o)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- New(o).Run(ctx, b.sink) }()
-	b.stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			b.Errorf("Run: %v", err)
-		}
-		b.sink.mu.Lock()
-		defer b.sink.mu.Unlock()
-		if b.sink.broken != nil {
-			b.Error(b.sink.broken)
-		}
-	})
-	b.Cleanup(b.stop)
-}
-
-func (b *bench) must(err error) {
-	b.Helper()
-	if err != nil {
-		b.Fatal(err)
-	}
-}
-
-// wait waits until the last report is as it should be.
-func (b *bench) wait(what string, ok func(report) bool) report {
-	b.Helper()
-	s := b.sink
-	late := time.AfterFunc(20*time.Second, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.broken = fmt.Errorf("timed out")
-		s.changed.Broadcast()
-	})
-	defer late.Stop()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for {
-		if n := len(s.reports); n > 0 && ok(s.reports[n-1]) {
-			return s.reports[n-1]
-		}
-		if s.broken != nil {
-			last := report{}
-			if n := len(s.reports); n > 0 {
-				last = s.reports[n-1]
-			}
-			b.Fatalf("%s: %v; the last of %d reports is %s", what, s.broken, len(s.reports), last)
-		}
-		s.changed.Wait()
-	}
-}
-
-func (r report) String() string {
-	if r.err != nil {
-		return "failure: " + r.err.Error()
-	}
-	var parts []string
-	for _, o := range r.snap.Objects {
-		parts = append(parts, filepath.Base(o.Origin)+":"+o.Pod.Name+"="+o.Pod.Spec.Containers[0].Image)
-	}
-	return strings.Join(parts, " ") + " | " + r.problems()
-}
-
-func (r report) problems() string {
-	var parts []string
-	for _, p := range r.snap.Problems {
-		parts = append(parts, fmt.Sprintf("%s: %s: %v (keep %v)", filepath.Base(p.Origin), p.Object, p.Err, p.Keep))
-	}
-	return strings.Join(parts, "\n")
-}
-
-// objects is "file:pod=image …" of a report.
-func objects(r report) string {
-	if r.err != nil {
-		return r.String()
-	}
-	o, _, _ := strings.Cut(r.String(), " | ")
-	return o
-}
-
-func (b *bench) waitFor(want string) report {
-	b.Helper()
-	return b.wait("want "+want, func(r report) bool { return objects(r) == want })
-}
-
-func manifestOf(name, image string) string {
-	return fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata:\n  name: %s\nspec:\n  containers:\n  - name: c\n    image: %s\n", name, image)
-}
-
-func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
-
-// put replaces a file by rename, as careful programs do.
-func (b *bench) put(name, content string) {
-	b.Helper()
-	tmp := filepath.Join(filepath.Dir(b.dir), "tmp-"+filepath.Base(name))
-	b.must(os.WriteFile(tmp, []byte(content), 0o644))
-	b.must(os.Rename(tmp, b.path(name)))
-}
-
-// write rewrites a file in place.
-func (b *bench) write(name, content string) {
-	b.Helper()
-	b.must(os.WriteFile(b.path(name), []byte(content), 0o644))
-}
 
 func TestFolder(t *testing.T) {
 	b := newBench(t)
@@ -193,6 +24,181 @@ func TestFolder(t *testing.T) {
 	b.waitFor("b.yaml:b2=i:3")
 	b.must(os.Rename(b.path("b.yaml"), b.path("c.yaml")))
 	b.waitFor("c.yaml:b2=i:3")
-	b.must(os.Remove(b.path("c.yaml")))
+	b.must(os.Rename(b.path("c.yaml"), filepath.Join(b.dir, "..", "c.yaml")))
 	b.waitFor("")
+	b.stop()
+	for _, r := range b.sink.reports {
+		if r.err != nil || len(r.snap.Problems) > 0 {
+			t.Errorf("unexpected: %s", r)
+		}
+	}
+}
+
+func TestEmptyFolderSyncs(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	b.waitFor("")
+}
+
+// TestOrder: the store lets the first of two win, so that files come by name.
+func TestOrder(t *testing.T) {
+	b := newBench(t)
+	for _, name := range []string{"z.yaml", "m.json", "a.yaml", "B.yaml", "10.yaml", "9.yaml"} {
+		b.put(name, manifestOf("same", "i:"+strings.ToLower(name)))
+	}
+	b.run()
+	b.waitFor("10.yaml:same=i:10.yaml 9.yaml:same=i:9.yaml B.yaml:same=i:b.yaml a.yaml:same=i:a.yaml m.json:same=i:m.json z.yaml:same=i:z.yaml")
+}
+
+func TestOneFile(t *testing.T) {
+	b := newBench(t)
+	file := b.path("pods.bak") // whatever its name: the user said so
+	b.put("pods.bak", manifestOf("a", "i:1"))
+	b.put("other.yaml", manifestOf("other", "i:1"))
+	b.run(func(s *Source) { s.o.Path = file })
+	b.waitFor("pods.bak:a=i:1")
+	b.write("pods.bak", manifestOf("a", "i:2"))
+	b.waitFor("pods.bak:a=i:2")
+	b.put("pods.bak", manifestOf("a", "i:3"))
+	b.waitFor("pods.bak:a=i:3")
+	b.put("pods.bak", "spec: [")
+	b.waitProblem("pods.bak", file)
+	b.must(os.Remove(file))
+	b.waitFailure("does not exist")
+	b.put("pods.bak", manifestOf("a", "i:4"))
+	b.waitFor("pods.bak:a=i:4")
+	b.must(os.Remove(file))
+	b.waitFailure("does not exist")
+	b.must(os.Mkdir(file, 0o755))
+	b.waitFailure("empty folder")
+	b.put("pods.bak/in.yaml", manifestOf("a", "i:5"))
+	b.waitFor("in.yaml:a=i:5")
+	b.put("pods.bak/in.yaml", "# nothing is wanted\n")
+	b.waitFor("")
+}
+
+func TestOneFileBehindSymlinks(t *testing.T) {
+	b := newBench(t)
+	other := filepath.Join(filepath.Dir(b.dir), "elsewhere")
+	b.must(os.Mkdir(other, 0o755))
+	for _, v := range []string{"1", "2"} {
+		b.must(os.WriteFile(filepath.Join(other, v+".yaml"), []byte(manifestOf("a", "i:"+v)), 0o644))
+	}
+	b.must(os.Symlink("../elsewhere/1.yaml", b.path("middle")))
+	b.must(os.Symlink(b.path("middle"), b.path("pods.yaml")))
+	b.run(func(s *Source) { s.o.Path = b.path("pods.yaml") })
+	b.waitFor("pods.yaml:a=i:1")
+	b.relink("../elsewhere/2.yaml", "middle")
+	b.waitFor("pods.yaml:a=i:2")
+	b.must(os.WriteFile(filepath.Join(other, "2.yaml"), []byte(manifestOf("a", "i:3")), 0o644))
+	b.waitFor("pods.yaml:a=i:3")
+	b.must(os.Rename(filepath.Join(other, "1.yaml"), filepath.Join(other, "2.yaml")))
+	b.waitFor("pods.yaml:a=i:1")
+	b.must(os.Remove(filepath.Join(other, "2.yaml")))
+	b.waitFailure("does not exist")
+	b.must(os.WriteFile(filepath.Join(other, "2.yaml"), []byte(manifestOf("a", "i:4")), 0o644))
+	b.waitFor("pods.yaml:a=i:4")
+}
+
+// relink replaces a symlink atomically.
+func (b *bench) relink(target, name string) {
+	b.Helper()
+	tmp := filepath.Join(filepath.Dir(b.dir), "tmp-link")
+	b.must(os.Symlink(target, tmp))
+	b.must(os.Rename(tmp, b.path(name)))
+}
+
+// TestPathComesAndGoes: a path that is not there is a failure, which keeps pods,
+// and never an empty snapshot; it is followed again when it is back.
+func TestPathComesAndGoes(t *testing.T) {
+	b := newBench(t)
+	deep := b.path("some/where/manifests")
+	b.sink.check = func(s store.Snapshot) error { return b.needs(s, "a") }
+	b.run(func(s *Source) { s.o.Path = deep })
+	b.waitFailure(deep + " does not exist")
+	b.must(os.Mkdir(b.path("ready"), 0o755))
+	b.put("ready/a.yaml", manifestOf("a", "i:1"))
+	b.must(os.MkdirAll(b.path("some/where"), 0o755))
+	b.must(os.Rename(b.path("ready"), deep))
+	b.waitFor("a.yaml:a=i:1")
+
+	for _, gone := range []string{"some/where/manifests", "some/where"} {
+		b.must(os.Rename(b.path(gone), b.path("away")))
+		b.waitFailure("does not exist")
+		// While it is away it is not the folder that was meant.
+		away := strings.Replace(deep, b.path(gone), b.path("away"), 1)
+		b.must(os.WriteFile(filepath.Join(away, "a.yaml"), []byte(manifestOf("a", "i:2-"+filepath.Base(gone))), 0o644))
+		b.must(os.Rename(b.path("away"), b.path(gone)))
+		b.waitFor("a.yaml:a=i:2-" + filepath.Base(gone))
+		b.put("some/where/manifests/a.yaml", manifestOf("a", "i:1"))
+		b.waitFor("a.yaml:a=i:1")
+	}
+
+	// Made anew: empty first, then filled.
+	b.must(os.Rename(deep, b.path("old")))
+	b.waitFailure("does not exist")
+	b.must(os.Mkdir(deep, 0o755))
+	b.waitFailure("replaced by an empty folder")
+	b.put("some/where/manifests/a.yaml", manifestOf("a", "i:3"))
+	b.waitFor("a.yaml:a=i:3")
+
+	// Not a folder at all.
+	b.must(os.Rename(deep, b.path("older")))
+	b.must(unix.Mkfifo(deep, 0o600))
+	b.waitFailure("is a FIFO")
+	b.must(os.Remove(deep))
+	b.must(os.Symlink(deep, deep))
+	b.waitFailure("too many levels of symbolic links")
+	b.must(os.Remove(deep))
+	b.must(os.Rename(b.path("older"), deep))
+	b.waitFor("a.yaml:a=i:3")
+}
+
+// needs is what a snapshot must not lack.
+func (b *bench) needs(s store.Snapshot, pods ...string) error {
+	have := map[string]bool{}
+	for _, o := range s.Objects {
+		have[o.Pod.Name] = true
+	}
+	for _, name := range pods {
+		if !have[name] {
+			return &missing{name, report{snap: s}.String()}
+		}
+	}
+	return nil
+}
+
+type missing struct{ pod, in string }
+
+func (m *missing) Error() string { return "pod " + m.pod + " is missing in " + m.in }
+
+// TestFolderIsRefilled: pods are not given up while a folder that was made anew
+// is being filled file by file.
+func TestFolderIsRefilled(t *testing.T) {
+	b := newBench(t)
+	b.put("a.yaml", manifestOf("a", "i:1"))
+	b.put("b.yaml", manifestOf("b", "i:1"))
+	b.sink.check = func(s store.Snapshot) error { return b.needs(s, "a", "b") }
+	b.run()
+	b.waitFor("a.yaml:a=i:1 b.yaml:b=i:1")
+	b.must(os.Rename(b.dir, b.dir+".old"))
+	b.waitFailure("does not exist")
+	b.must(os.Mkdir(b.dir, 0o755))
+	b.waitFailure("empty folder")
+	b.put("a.yaml", manifestOf("a", "i:2"))
+	b.wait("the first file", func(r report) bool { return strings.HasPrefix(objects(r), "a.yaml:a=i:2") })
+	b.put("b.yaml", manifestOf("b", "i:2"))
+	b.waitFor("a.yaml:a=i:2 b.yaml:b=i:2")
+	b.stop()
+	b.sink.check = nil
+	b.must(b.sink.broken)
+	// What was not put back is given up in the end.
+	b.sink = newSink()
+	b.run()
+	b.waitFor("a.yaml:a=i:2 b.yaml:b=i:2")
+	b.must(os.Mkdir(b.dir+".new", 0o755))
+	b.must(os.Rename(b.dir, b.dir+".older"))
+	b.must(os.Rename(b.dir+".new", b.dir))
+	b.put("b.yaml", manifestOf("b", "i:3"))
+	b.waitFor("b.yaml:b=i:3")
 }

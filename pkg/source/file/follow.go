@@ -34,14 +34,20 @@ type follower struct {
 	absent   map[string]time.Time // since when all or some of an origin is gone
 	missing  time.Time            // since when the path itself is
 	replaced time.Time            // when another folder took its place
+	event    time.Time            // the last thing that happened
 }
 
-// identity tells one folder from another at the same path.
-type identity struct{ dev, ino uint64 }
+// identity tells one folder from another at the same path. Numbers of inodes
+// are used again at once, hence the time of birth, where there is one.
+type identity struct {
+	major, minor uint32
+	ino          uint64
+	birth        unix.StatxTimestamp
+}
 
-func newFollower(o Options, sink store.Sink) *follower {
+func newFollower(o Options, writers func(int) writerState, sink store.Sink) *follower {
 	return &follower{
-		reader: reader{o: o, versions: map[string]*version{}}, sink: sink, absent: map[string]time.Time{},
+		reader: reader{o: o, writers: writers, versions: map[string]*version{}}, sink: sink, absent: map[string]time.Time{},
 	}
 }
 
@@ -57,18 +63,16 @@ type finding struct {
 func (f *follower) look(ctx context.Context) time.Duration {
 	var seen finding
 	var err error
-	quiet := f.watch == nil
+	quiet := false
 	for range attempts {
-		if f.watch != nil {
-			f.watch.drain()
-		}
+		f.drain()
 		seen, err = f.scan(ctx)
 		if ctx.Err() != nil {
 			return 0
 		}
-		// What happened meanwhile may have hidden a file that moved from behind the
-		// reader to where it had been already.
-		if quiet = f.watch == nil || !f.watch.drain(); quiet {
+		// What happened meanwhile may have hidden a file that moved to where the
+		// reader had been already.
+		if quiet = !f.drain(); quiet {
 			break
 		}
 	}
@@ -95,11 +99,24 @@ func (f *follower) look(ctx context.Context) time.Duration {
 	return next
 }
 
+// drain says whether something relevant happened since it was asked last.
+func (f *follower) drain() bool {
+	if f.watch == nil || !f.watch.drain() {
+		return false
+	}
+	f.event = f.o.Clock()
+	return true
+}
+
 // emptied says that another folder, with nothing in it, took the place of one
 // that had pods: a file system that was unmounted, or a folder that is being
 // made anew.
 func (f *follower) emptied(seen finding) bool {
-	return len(f.published) > 0 && len(seen.results) == 0 && seen.identity != f.identity
+	return len(f.published) > 0 && len(seen.results) == 0 && f.isAnother(seen)
+}
+
+func (f *follower) isAnother(seen finding) bool {
+	return f.published != nil && !seen.single && (seen.identity != f.identity || !f.missing.IsZero())
 }
 
 // fail tells the sink that the path could not be read, and returns when to look
@@ -119,27 +136,13 @@ func (f *follower) fail(err error) time.Duration {
 // publish tells the sink what was seen. What was there before is taken for
 // removed only if the folder was quiet and it stayed away for a moment.
 func (f *follower) publish(seen finding, quiet bool) (wait time.Duration) {
-	first := f.published == nil
-	f.missing = time.Time{}
-	if !first && seen.identity != f.identity && !seen.single {
+	if f.isAnother(seen) {
 		f.replaced = f.now
 	}
-	hold := removalHold
-	if !f.replaced.IsZero() && f.now.Sub(f.replaced) < replacedHold {
-		hold = replacedHold
-	}
-	next := make(map[string]*result, len(seen.results))
+	f.missing = time.Time{}
+	next := f.believe(seen, quiet)
 	keys := map[pod.Key]struct{}{}
-	for origin, res := range seen.results {
-		if res == nil { // being written: as it was
-			if res = f.published[origin]; res == nil {
-				if !first {
-					continue
-				}
-				res = f.problem(origin, errors.New("is being written by another process: it is read when it is closed"))
-			}
-		}
-		next[origin] = res
+	for _, res := range next {
 		for _, obj := range res.objects {
 			keys[pod.KeyOf(obj.Pod)] = struct{}{}
 		}
@@ -150,23 +153,56 @@ func (f *follower) publish(seen finding, quiet bool) (wait time.Duration) {
 			delete(f.absent, origin)
 			continue
 		}
-		since, ok := f.absent[origin]
-		if !ok {
-			since = f.now
-			f.absent[origin] = since
-		}
-		gone := f.now.Sub(since)
-		if quiet && gone >= hold {
+		left := f.hold(origin)
+		if quiet && left <= 0 {
 			delete(f.absent, origin)
 			continue
 		}
-		if left := hold - gone; wait == 0 || left < wait {
-			wait = max(left, time.Millisecond)
+		if left = max(left, time.Millisecond); wait == 0 || left < wait {
+			wait = left
 		}
 		next[origin] = join(next[origin], lost)
 	}
 	f.tell(next, seen.identity)
 	return wait
+}
+
+// believe makes results of a finding. A file that is being written says what it
+// said, and one that turned bad while things happened will be looked at again.
+func (f *follower) believe(seen finding, quiet bool) map[string]*result {
+	next := make(map[string]*result, len(seen.results))
+	for origin, res := range seen.results {
+		was := f.published[origin]
+		switch {
+		case res == nil && was != nil, res != nil && !quiet && res.keeps() && was != nil && !was.keeps():
+			res = was
+		case res == nil && f.published == nil:
+			// What the store knows of it from an earlier life stays.
+			res = f.problem(origin, errors.New("is being written by another process: it is read when it is closed"))
+		case res == nil:
+			continue
+		}
+		next[origin] = res
+	}
+	return next
+}
+
+// hold is for how long yet what an origin lost is not taken for removed.
+func (f *follower) hold(origin string) time.Duration {
+	since, ok := f.absent[origin]
+	if !ok {
+		since = f.now
+		f.absent[origin] = since
+	}
+	calm := since
+	if f.event.After(calm) {
+		calm = f.event
+	}
+	left := min(removalHold-f.now.Sub(calm), longHold-f.now.Sub(since))
+	if !f.replaced.IsZero() {
+		left = max(left, longHold-f.now.Sub(f.replaced))
+	}
+	return left
 }
 
 // tell applies what differs from what the sink knows. At every poll it applies
@@ -249,12 +285,12 @@ func (f *follower) scan(ctx context.Context) (finding, error) {
 		return finding{}, fmt.Errorf("open %s: %w", f.o.Path, err)
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st); err != nil {
 		return finding{}, fmt.Errorf("look at %s: %w", f.o.Path, err)
 	}
-	seen := finding{identity: identity{st.Dev, st.Ino}, results: map[string]*result{}}
-	switch st.Mode & unix.S_IFMT {
+	seen := finding{identity: identity{st.Dev_major, st.Dev_minor, st.Ino, st.Btime}, results: map[string]*result{}}
+	switch mode := uint32(st.Mode); mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		err = f.folder(ctx, fd, &seen)
 	case unix.S_IFREG:
@@ -265,7 +301,7 @@ func (f *follower) scan(ctx context.Context) (finding, error) {
 		}
 		seen.results[f.o.Path] = res
 	default:
-		err = fmt.Errorf("%s is a %s: a folder or a file is needed", f.o.Path, kindOf(st.Mode))
+		err = fmt.Errorf("%s is a %s: a folder or a file is needed", f.o.Path, kindOf(mode))
 	}
 	for origin := range f.versions {
 		if _, ok := seen.results[origin]; !ok && err == nil {

@@ -64,6 +64,7 @@ const (
 // reader reads manifests and remembers what it has read.
 type reader struct {
 	o        Options
+	writers  func(fd int) writerState
 	versions map[string]*version // by origin
 
 	// Of the look that goes on:
@@ -174,14 +175,14 @@ func (r *reader) content(fd int, origin string) (*result, verdict) {
 	if err := unix.Fstat(in, &before); err != nil {
 		return r.problem(origin, fmt.Errorf("cannot be looked at: %w", err)), read
 	}
-	if writers(in) == busy {
+	if r.writers(in) == busy {
 		return r.leave(origin, stampOf(&before), rewatch)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return r.problem(origin, fmt.Errorf("cannot be read: %w", bare(err))), read
 	}
-	state := writers(in) // again: it tells that nobody began to write meanwhile
+	state := r.writers(in) // again: it tells that nobody began to write meanwhile
 	if err := unix.Fstat(in, &after); err != nil {
 		return r.problem(origin, fmt.Errorf("cannot be looked at: %w", err)), read
 	}

@@ -23,11 +23,12 @@ const (
 	// maxFile is what one file may have, in bytes. One document has a limit of
 	// its own.
 	maxFile = 10 << 20
-	// removalHold is how long a pod must be gone before that is believed, and
-	// replacedHold the same while the folder as a whole was just replaced and
-	// may still be filling.
-	removalHold  = 30 * time.Millisecond
-	replacedHold = time.Second
+	// removalHold is how long nothing must have happened after a pod was gone
+	// before that is believed, and longHold how long it must be gone while things
+	// keep happening, or when the folder as a whole was just replaced and may
+	// still be filling.
+	removalHold = 30 * time.Millisecond
+	longHold    = time.Second
 	// settle is how long a file must stay as it is where the kernel cannot tell
 	// whether somebody is writing it.
 	settle = 25 * time.Millisecond
@@ -62,6 +63,9 @@ type Options struct {
 // Source reads one folder or file.
 type Source struct {
 	o Options
+	// What tests put something else in place of.
+	newWatch func(*slog.Logger) (*watch, error)
+	writers  func(fd int) writerState
 }
 
 // New makes a source; Run starts it.
@@ -75,14 +79,14 @@ func New(o Options) *Source {
 	if abs, err := filepath.Abs(o.Path); err == nil {
 		o.Path = abs
 	}
-	return &Source{o: o}
+	return &Source{o: o, newWatch: newWatch, writers: writers}
 }
 
 // Run delivers to the sink until ctx ends, and then returns nil. The first look
 // is taken at once.
 func (s *Source) Run(ctx context.Context, sink store.Sink) error {
-	f := newFollower(s.o, sink)
-	w, err := newWatch(s.o.Log)
+	f := newFollower(s.o, s.writers, sink)
+	w, err := s.newWatch(s.o.Log)
 	if err != nil {
 		s.o.Log.Warn("no file events: changes of manifests are seen by polling only; raise fs.inotify.max_user_instances",
 			"path", s.o.Path, "poll", s.o.Poll, "err", err)
@@ -117,6 +121,9 @@ func (f *follower) wait(ctx context.Context, d time.Duration) bool {
 		f.o.Log.Error("reading file events failed: changes of manifests are seen by polling only", "path", f.o.Path, "err", err)
 		f.watch.close()
 		f.watch = nil
+	}
+	if happened {
+		f.event = f.o.Clock()
 	}
 	return happened
 }
