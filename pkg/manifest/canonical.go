@@ -6,19 +6,30 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// appendCanonical writes a value as JSON with sorted keys, without nulls in
-// objects and without white space. skip leaves out what it says true for; it
-// may be nil.
+// canonicalForm writes values as JSON with sorted keys and without white space.
+// Nulls are left out where they mean that a field is absent; in a dictionary
+// such as labels a null is an empty value, and stays.
 //
 // The form is a promise: pods on disk and derived UIDs depend on it, so it must
 // never change for a document that an older version accepted.
-func appendCanonical(b []byte, n *node, skip func(*path) bool, p *path) []byte {
+type canonicalForm struct {
+	// withoutServerSide leaves out what only an API server writes.
+	withoutServerSide bool
+}
+
+// append writes a value that stands where the API has type t; t is nil below
+// fields that the schema does not describe.
+func (c canonicalForm) append(b []byte, n *node, t reflect.Type) []byte {
+	if t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch n.kind {
 	case kindNull:
 		return append(b, "null"...)
@@ -27,22 +38,34 @@ func appendCanonical(b []byte, n *node, skip func(*path) bool, p *path) []byte {
 	case kindString:
 		return appendString(b, n.text)
 	case kindList:
+		var item reflect.Type
+		if t != nil && t.Kind() == reflect.Slice {
+			item = t.Elem()
+		}
 		b = append(b, '[')
-		for i, item := range n.items {
+		for i, v := range n.items {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendCanonical(b, item, skip, p.item(i))
+			b = c.append(b, v, item)
 		}
 		return append(b, ']')
 	}
+	return c.appendObject(b, n, t)
+}
+
+func (c canonicalForm) appendObject(b []byte, n *node, t reflect.Type) []byte {
+	dictionary := t != nil && t.Kind() == reflect.Map
+	fields := schema()[t]
 	order := slices.Clone(n.entries)
 	slices.SortFunc(order, func(x, y entry) int { return strings.Compare(x.key, y.key) })
 	b = append(b, '{')
 	first := true
 	for _, e := range order {
-		kp := p.field(e.key)
-		if e.value.kind == kindNull || skip != nil && skip(kp) {
+		f := fields[e.key]
+		if dictionary {
+			f.typ = t.Elem()
+		} else if e.value.kind == kindNull || c.withoutServerSide && f.support == serverSide {
 			continue
 		}
 		if !first {
@@ -51,7 +74,7 @@ func appendCanonical(b []byte, n *node, skip func(*path) bool, p *path) []byte {
 		first = false
 		b = appendString(b, e.key)
 		b = append(b, ':')
-		b = appendCanonical(b, e.value, skip, kp)
+		b = c.append(b, e.value, f.typ)
 	}
 	return append(b, '}')
 }

@@ -2,9 +2,11 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -230,12 +232,14 @@ func (d *decoder) list(n *node, itemKind string, depth int) {
 	}
 }
 
+var podType = reflect.TypeFor[v1.Pod]()
+
 // pod decodes, defaults and validates one Pod document.
 func (d *decoder) pod(n *node) {
 	n = d.complete(n)
 	name := objectName(n)
 	w := &walker{}
-	w.structure(n, reflect.TypeFor[v1.Pod](), nil)
+	w.structure(n, podType, nil)
 	if g := n.get("metadata").entry("generateName"); g != nil && d.opts.GenerateName == nil && g.value.kind == kindString && g.value.text != "" &&
 		n.get("metadata").str("name") == "" {
 		w.add(g.line, (*path)(nil).field("metadata").field("generateName"), true,
@@ -245,7 +249,7 @@ func (d *decoder) pod(n *node) {
 		d.refuse(name, w.errs...)
 		return
 	}
-	o := Object{Origin: d.opts.Origin, Line: n.line, Canonical: appendCanonical(nil, n, nil, nil)}
+	o := Object{Origin: d.opts.Origin, Line: n.line, Canonical: canonicalForm{}.append(nil, n, podType)}
 	if len(o.Canonical) > maxDocument {
 		// It could not be read back from the disk.
 		d.refuse(name, &Error{Line: n.line, Msg: fmt.Sprintf(
@@ -254,11 +258,11 @@ func (d *decoder) pod(n *node) {
 	}
 	var spec []byte
 	if s := n.get("spec"); s != nil {
-		spec = appendCanonical(nil, s, nil, nil)
+		spec = canonicalForm{}.append(nil, s, reflect.TypeFor[v1.PodSpec]())
 	}
 	o.SpecHash = hashSpec(spec)
 	p := &v1.Pod{}
-	if err := json.Unmarshal(appendCanonical(nil, n, isServerSide, nil), p); err != nil {
+	if err := json.Unmarshal(canonicalForm{withoutServerSide: true}.append(nil, n, podType), p); err != nil {
 		// The walk has checked every type; what is left is a rule of a type's own.
 		d.refuse(name, &Error{Line: n.line, Msg: fmt.Sprintf("decode: %v", err)})
 		return
@@ -301,21 +305,6 @@ func isUnset(meta *node, key string) bool {
 	return v == nil || v.kind == kindString && v.text == ""
 }
 
-// isServerSide says of a path whether an API server owns what stands there.
-func isServerSide(p *path) bool {
-	var t reflect.Type
-	switch {
-	case p.parent == nil:
-		t = reflect.TypeFor[v1.Pod]()
-	case p.parent.parent == nil && p.parent.key == "metadata":
-		t = reflect.TypeFor[v1.Pod]()
-		t = schema()[t]["metadata"].typ
-	default:
-		return false
-	}
-	return schema()[t][p.key].support == serverSide
-}
-
 // finish gives a decoded pod its identity and defaults and validates it.
 func (d *decoder) finish(p *v1.Pod, o *Object, n *node) []*Error {
 	p.APIVersion, p.Kind = "v1", "Pod"
@@ -331,7 +320,7 @@ func (d *decoder) finish(p *v1.Pod, o *Object, n *node) []*Error {
 	Default(p)
 	var errs []*Error
 	for _, e := range Validate(p) {
-		errs = append(errs, &Error{Line: n.lineOf(e.Field), Field: shorten(e.Field), Msg: e.ErrorBody()})
+		errs = append(errs, &Error{Line: n.lineOf(e.Field), Field: e.Field, Msg: shortenMiddle(e.ErrorBody())})
 	}
 	own := func(field, format string, args ...any) {
 		errs = append(errs, &Error{Line: n.lineOf(field), Field: field, Msg: fmt.Sprintf(format, args...)})
@@ -342,6 +331,10 @@ func (d *decoder) finish(p *v1.Pod, o *Object, n *node) []*Error {
 	if node := d.opts.NodeName; node != "" && p.Spec.NodeName != node {
 		own("spec.nodeName", "the pod is for node %q, this node is %q; remove the field or move the manifest", shorten(p.Spec.NodeName), node)
 	}
+	// From top to bottom, and the same every time: some checks range over maps.
+	slices.SortStableFunc(errs, func(a, b *Error) int {
+		return cmp.Or(a.Line-b.Line, strings.Compare(a.Field, b.Field), strings.Compare(a.Msg, b.Msg))
+	})
 	return errs
 }
 

@@ -107,13 +107,27 @@ func (n *node) describe() string {
 }
 
 // shorten keeps messages readable whatever the document holds.
-func shorten(s string) string {
-	const limit = 80
+func shorten(s string) string { return cut(s, 80) }
+
+// shortenMiddle does so for messages that quote a value and say what is wrong
+// with it behind that.
+func shortenMiddle(s string) string {
+	if len(s) <= 800 {
+		return s
+	}
+	return cut(s, 200) + strings.ToValidUTF8(s[len(s)-500:], "")
+}
+
+func cut(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}
 	return strings.ToValidUTF8(s[:limit], "") + "…"
 }
+
+// maxKey is longer than any key that is valid: paths are cut only where they
+// make no sense.
+const maxKey = 400
 
 // path is where a value stands in its document. It is a chain that is put into
 // words only when there is an error to report: paths are as many as values.
@@ -148,12 +162,12 @@ func (p *path) String() string {
 		case pathIndex:
 			b.WriteString("[" + strconv.Itoa(c.index) + "]")
 		case pathMapKey:
-			b.WriteString("[" + shorten(c.key) + "]")
+			b.WriteString("[" + cut(c.key, maxKey) + "]")
 		default:
 			if b.Len() > 0 {
 				b.WriteByte('.')
 			}
-			b.WriteString(shorten(c.key))
+			b.WriteString(cut(c.key, maxKey))
 		}
 	}
 	return b.String()

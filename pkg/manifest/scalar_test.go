@@ -29,7 +29,7 @@ func TestScalarsMeanWhatKubectlReads(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		got := fmt.Sprintf(`{"v":%s}`, appendCanonical(nil, docs[0].entries[0].value, nil, nil))
+		got := fmt.Sprintf(`{"v":%s}`, canonicalForm{}.append(nil, docs[0].entries[0].value, nil))
 		if !sameJSON(t, want, []byte(got)) {
 			t.Errorf("%s: kubectl reads %s, we read %s", w, want, got)
 		}

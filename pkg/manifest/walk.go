@@ -143,12 +143,10 @@ func (w *walker) list(n *node, t reflect.Type, p *path) {
 		return
 	}
 	for i, item := range n.items {
-		ip := p.item(i)
-		if item.kind == kindNull {
-			w.add(item.line, ip, false, "empty list item; give it a value or remove it")
-			continue
+		// A null is the type's empty value here, as it is for the API server.
+		if item.kind != kindNull {
+			w.value(item, t.Elem(), p.item(i))
 		}
-		w.value(item, t.Elem(), ip)
 	}
 }
 
@@ -157,13 +155,11 @@ func (w *walker) dictionary(n *node, t reflect.Type, p *path) {
 		w.add(n.line, p, false, "expected an object, got %s", n.describe())
 		return
 	}
+	// A null does not make a key absent here: it is an empty string or a zero.
 	for _, e := range n.entries {
-		kp := p.mapKey(e.key)
-		if e.value.kind == kindNull {
-			w.add(e.line, kp, false, "the key has no value; give it one (\"\" is the empty string) or remove it")
-			continue
+		if e.value.kind != kindNull {
+			w.value(e.value, t.Elem(), p.mapKey(e.key))
 		}
-		w.value(e.value, t.Elem(), kp)
 	}
 }
 
