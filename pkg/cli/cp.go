@@ -94,23 +94,35 @@ func (c *CLI) download(ctx context.Context, from location, dst string, o CopyOpt
 	s.command = []string{"tar", "cf", "-", "-C", noOption(dir), "--", base}
 	pr, pw := io.Pipe()
 	s.out, s.err = pw, c.Err
+	var sent, unpacked error
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		err := c.stream(gctx, s)
-		pw.CloseWithError(err) // nil is io.EOF
-		return copyError(from, err)
+		sent = c.stream(gctx, s)
+		pw.CloseWithError(sent) // nil is io.EOF
+		return nil
 	})
 	g.Go(func() error {
-		err := c.untar(pr, base, dst)
-		if err == nil {
-			// Tar pads its output; a reader that left would break the pipe.
-			_, err = io.Copy(io.Discard, pr)
+		unpacked = c.untar(pr, base, dst)
+		if unpacked == nil || errors.Is(unpacked, errEmptyArchive) {
+			// Tar pads its output, and has its say about an empty one; a reader
+			// that left would break the pipe.
+			if _, err := io.Copy(io.Discard, pr); err != nil {
+				unpacked = err
+			}
+			return nil
 		}
-		pr.CloseWithError(err)
-		return err
+		pr.CloseWithError(unpacked)
+		return unpacked // ends the sender
 	})
-	return g.Wait()
+	_ = g.Wait() // which of the two errors says why is settled here
+	if sent != nil && (unpacked == nil || errors.Is(unpacked, errEmptyArchive) || errors.Is(unpacked, sent)) {
+		return copyError(from, sent)
+	}
+	return unpacked
 }
+
+// errEmptyArchive says that tar sent nothing; why, it said itself.
+var errEmptyArchive = errors.New("the container sent an empty archive")
 
 // noOption keeps a folder whose name starts with a dash from being read as one.
 func noOption(dir string) string {
@@ -153,7 +165,7 @@ func (c *CLI) untar(r io.Reader, base, dst string) error {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			if d == nil {
-				return errors.New("the container sent an empty archive")
+				return errEmptyArchive
 			}
 			return nil
 		}
@@ -256,7 +268,13 @@ func (c *CLI) unpack(d *destination, h *tar.Header, rel string, body io.Reader) 
 
 // upload packs a local file or folder for tar in the container.
 func (c *CLI) upload(ctx context.Context, src string, to location, o CopyOptions) error {
-	if _, err := os.Lstat(src); err != nil {
+	// A link that is named is followed, as cp does; links below it are copied.
+	root, err := filepath.EvalSymlinks(src)
+	if err != nil {
+		return err
+	}
+	st, err := os.Stat(root)
+	if err != nil {
 		return err
 	}
 	s, err := c.copySession(ctx, to, o)
@@ -274,7 +292,7 @@ func (c *CLI) upload(ctx context.Context, src string, to location, o CopyOptions
 			return err
 		}
 		dst = path.Join(dst, filepath.Base(abs))
-	} else if strings.HasSuffix(to.path, "/") {
+	} else if strings.HasSuffix(to.path, "/") && !st.IsDir() {
 		return fmt.Errorf("%s is not a folder in pod %s", to.path, to.pod)
 	}
 	dir, base := path.Split(dst)
@@ -287,7 +305,7 @@ func (c *CLI) upload(ctx context.Context, src string, to location, o CopyOptions
 	s.in, s.out, s.err = pr, c.Out, c.Err
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		err := c.pack(pw, src, base)
+		err := c.pack(pw, root, base)
 		pw.CloseWithError(err)
 		if errors.Is(err, io.ErrClosedPipe) {
 			return nil // tar left first; its error says why
