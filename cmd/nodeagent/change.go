@@ -39,18 +39,22 @@ func filesFlag(c *cobra.Command, files *[]string) {
 func (a *app) deleteCmd() *cobra.Command {
 	cl := &client{app: a}
 	var (
-		files   []string
-		o       cli.DeleteOptions
-		timeout time.Duration
+		files    []string
+		all      bool
+		selector string
+		o        cli.DeleteOptions
+		timeout  time.Duration
 	)
 	c := &cobra.Command{
-		Use:   "delete (pod NAME… | -f FILE)",
+		Use:   "delete (pod NAME… | pod -l LABELS | pod --all | -f FILE)",
 		Short: "Delete pods",
 		Long: `Delete pods that came through the API. A pod from a folder or a URL goes when
 its manifest goes.`,
 		Example: `  nodeagent delete pod web
   nodeagent delete -f web.yaml --wait=false
   nodeagent delete pod web --grace-period 5
+  nodeagent delete pods -l app=web
+  nodeagent delete pods --all -n test
   nodeagent delete pod stuck --force`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := interruptible(c)
@@ -60,18 +64,22 @@ its manifest goes.`,
 				ctx, cancel = context.WithTimeout(ctx, timeout)
 				defer cancel()
 			}
-			if (len(files) > 0) == (len(args) > 0) {
-				return errors.New("write delete pod NAME…, or delete -f FILE")
-			}
 			if len(files) > 0 {
+				if len(args) > 0 || all || selector != "" {
+					return errors.New("-f goes with no names, --all or -l")
+				}
 				return cl.cli().DeleteFiles(ctx, files, o)
 			}
 			names, err := cli.PodNames(args)
-			if err != nil {
+			switch {
+			case err != nil:
 				return err
-			}
-			if len(names) == 0 {
-				return errors.New("name the pods to delete")
+			case len(names) > 0 && (all || selector != "") || all && selector != "":
+				return errors.New("names, --all and -l exclude each other")
+			case all || selector != "":
+				return cl.cli().DeleteAll(ctx, selector, o)
+			case len(names) == 0:
+				return errors.New("name the pods to delete, or select them with -l or --all")
 			}
 			return cl.cli().Delete(ctx, names, o)
 		},
@@ -81,6 +89,8 @@ its manifest goes.`,
 	filesFlag(c, &files)
 	f := c.Flags()
 	f.Int64Var(&o.GracePeriod, "grace-period", -1, "seconds that containers have to finish; -1: what the pod says")
+	f.BoolVar(&all, "all", false, "all pods of the namespace that came through the API")
+	f.StringVarP(&selector, "selector", "l", "", "pods with these labels, such as app=web,tier!=cache")
 	f.BoolVar(&o.Force, "force", false, "kill the containers at once")
 	f.BoolVar(&o.Wait, "wait", true, "wait until the pods are gone")
 	f.BoolVar(&o.IgnoreNotFound, "ignore-not-found", false, "a pod that is not there is no error")

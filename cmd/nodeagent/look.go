@@ -24,7 +24,6 @@ func (a *app) getCmd() *cobra.Command {
 
   # where pods come from, and what is wrong there
   nodeagent get sources -o wide`,
-		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := interruptible(c)
 			defer stop()
@@ -56,7 +55,6 @@ func (a *app) describeCmd() *cobra.Command {
 		Short: "Show everything about pods, with their events",
 		Example: `  nodeagent describe pod web
   nodeagent describe pods -n kube-system`,
-		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			names, err := cli.PodNames(args)
 			if err != nil {
@@ -85,7 +83,8 @@ func (a *app) logsCmd() *cobra.Command {
 		Short: "Print a container's log",
 		Example: `  nodeagent logs web
   nodeagent logs web -c sidecar -f --tail 20
-  nodeagent logs web --previous --since 10m --timestamps`,
+  nodeagent logs web --previous --since 10m --timestamps
+  nodeagent logs web --all-containers --prefix`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 2 {
@@ -107,6 +106,8 @@ func (a *app) logsCmd() *cobra.Command {
 	f.BoolVarP(&o.Previous, "previous", "p", false, "the log of the container before its last restart")
 	f.Int64Var(&o.Tail, "tail", -1, "print the last lines only; -1 prints all")
 	f.DurationVar(&o.Since, "since", 0, "print what is newer than 5s, 2m or 3h")
+	f.BoolVar(&o.AllContainers, "all-containers", false, "the logs of all containers of the pod")
+	f.BoolVar(&o.Prefix, "prefix", false, "put pod and container before each line")
 	f.BoolVar(&o.Timestamps, "timestamps", false, "put the time before each line")
 	return c
 }

@@ -38,6 +38,32 @@ func (c *CLI) Delete(ctx context.Context, names []string, o DeleteOptions) error
 	return c.deleteAll(ctx, keys, o)
 }
 
+// DeleteAll deletes the pods of the namespace that match a label selector, or
+// all of them, and that came through the API. Others stay while their manifest
+// does, and are named.
+func (c *CLI) DeleteAll(ctx context.Context, selector string, o DeleteOptions) error {
+	var l v1.PodList
+	if err := c.client.get(ctx, podsPath(c.Namespace), GetOptions{Selector: selector}.query(), &l); err != nil {
+		return err
+	}
+	var keys []pod.Key
+	for i := range l.Items {
+		p := &l.Items[i]
+		if from := p.Annotations[pod.AnnotationConfigSource]; from != sourceAPI {
+			fmt.Fprintf(c.Err, "pod %q stays: it comes from the %s source, %s\n", table.Safe(p.Name), table.Safe(from), table.Safe(p.Annotations[pod.AnnotationOrigin]))
+			continue
+		}
+		keys = append(keys, pod.KeyOf(p))
+	}
+	if len(l.Items) == 0 {
+		c.nothing(podResource(), c.Namespace)
+	}
+	return c.deleteAll(ctx, keys, o)
+}
+
+// sourceAPI is the config source of pods that came through the API.
+const sourceAPI = "api"
+
 // DeleteFiles deletes the pods that manifests name.
 func (c *CLI) DeleteFiles(ctx context.Context, files []string, o DeleteOptions) error {
 	keys, err := c.namedIn(files)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -380,7 +381,8 @@ func (d page) events(events []v1.Event, now time.Time) {
 		if n := eventCount(e); n > 1 {
 			seen = fmt.Sprintf("%s (x%d over %s)", seen, n, age(now, firstSeen(e)))
 		}
-		d.line(1, "%s\t%s\t%s\t%s\t%s", e.Type, e.Reason, seen, eventSource(e), strings.TrimSpace(e.Message))
+		from := cmp.Or(e.Source.Component, e.ReportingController)
+		d.line(1, "%s\t%s\t%s\t%s\t%s", e.Type, e.Reason, seen, from, strings.TrimSpace(e.Message))
 	}
 }
 

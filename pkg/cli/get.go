@@ -86,7 +86,7 @@ func (c *CLI) Get(ctx context.Context, args []string, o GetOptions) error {
 // typeAndNames understands "pods", "pods a b" and "pod/a pod/b".
 func typeAndNames(args []string) (kind string, names []string, err error) {
 	if len(args) == 0 {
-		return "", nil, fmt.Errorf("name what to get: %s", strings.Join(ResourceNames(), ", "))
+		return "", nil, errors.New("name the type of what you mean: TYPE [NAME…], such as: pods, or pod web")
 	}
 	if !strings.Contains(args[0], "/") {
 		return args[0], args[1:], nil

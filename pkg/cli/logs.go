@@ -1,18 +1,28 @@
 package cli
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
 )
 
 // LogsOptions are the flags of `logs`.
 type LogsOptions struct {
-	Container  string
+	Container string
+	// AllContainers prints the logs of all of them, init containers first.
+	AllContainers bool
+	// Prefix puts pod and container before each line.
+	Prefix     bool
 	Follow     bool
 	Previous   bool
 	Timestamps bool
@@ -20,17 +30,73 @@ type LogsOptions struct {
 	Since      time.Duration // 0: all
 }
 
-// Logs copies a container's log to standard output, as it was written.
+// Logs copies the log of a container, or of all containers, to standard output,
+// as it was written.
 func (c *CLI) Logs(ctx context.Context, name string, o LogsOptions) error {
 	p, err := c.pod(ctx, name)
 	if err != nil {
 		return err
 	}
+	if o.AllContainers {
+		if o.Container != "" {
+			return errors.New("--all-containers and a container exclude each other")
+		}
+		return c.logsOfAll(ctx, p, o)
+	}
 	ctr, err := c.container(p, o.Container)
 	if err != nil {
 		return err
 	}
-	q := url.Values{"container": {ctr.Name}}
+	return endOf(ctx, c.copyLog(ctx, p, ctr.Name, o, c.Out))
+}
+
+// logsOfAll prints one log after the other, or all at once when they are
+// followed; lines stay whole. A container without a log hides no other's.
+func (c *CLI) logsOfAll(ctx context.Context, p *v1.Pod, o LogsOptions) error {
+	var names []string
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			names = append(names, list[i].Name)
+		}
+	}
+	var out sync.Mutex
+	errs := make([]error, len(names))
+	g := errgroup.Group{}
+	if !o.Follow {
+		g.SetLimit(1)
+	}
+	for i, n := range names {
+		g.Go(func() error {
+			errs[i] = c.copyLog(ctx, p, n, o, &lockedWriter{mu: &out, w: c.Out})
+			return nil
+		})
+	}
+	_ = g.Wait() // errs has them, in the order of the pod
+	for _, err := range errs {
+		if err != nil && ctx.Err() == nil {
+			Report(c.Err, err)
+		}
+	}
+	if ctx.Err() == nil && errors.Join(errs...) != nil {
+		return errFailed()
+	}
+	return nil
+}
+
+// lockedWriter lets several logs write to one output, a whole write at a time.
+type lockedWriter struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
+func (c *CLI) copyLog(ctx context.Context, p *v1.Pod, container string, o LogsOptions, w io.Writer) error {
+	q := url.Values{"container": {container}}
 	for k, on := range map[string]bool{"follow": o.Follow, "previous": o.Previous, "timestamps": o.Timestamps} {
 		if on {
 			q.Set(k, "true")
@@ -45,11 +111,42 @@ func (c *CLI) Logs(ctx context.Context, name string, o LogsOptions) error {
 	}
 	body, err := c.client.open(ctx, http.MethodGet, podPath(c.Namespace, p.Name)+"/log", q, "", nil)
 	if err != nil {
-		return endOf(ctx, err)
+		return err
 	}
 	defer body.Close()
-	if _, err := io.Copy(c.Out, body); err != nil {
-		return endOf(ctx, fmt.Errorf("log of %s: %w", p.Name, err))
+	if o.AllContainers || o.Prefix {
+		prefix := ""
+		if o.Prefix {
+			prefix = fmt.Sprintf("[pod/%s/%s] ", p.Name, container)
+		}
+		err = copyLines(w, body, prefix)
+	} else {
+		_, err = io.Copy(w, body)
+	}
+	if err != nil {
+		return fmt.Errorf("log of container %s of pod %s: %w", container, p.Name, err)
 	}
 	return nil
+}
+
+// copyLines writes each line with one call, so that the lines of several logs do
+// not mix; a last line without an end gets one.
+func copyLines(w io.Writer, r io.Reader, prefix string) error {
+	for br := bufio.NewReader(r); ; {
+		line, err := br.ReadString('\n')
+		if line != "" {
+			if err != nil {
+				line += "\n"
+			}
+			if _, werr := io.WriteString(w, prefix+line); werr != nil {
+				return werr
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
