@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"regexp"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -70,6 +71,8 @@ func (s *podSummary) initContainers(p *v1.Pod, sidecars map[string]bool) bool {
 			continue
 		case t != nil:
 			s.status = "Init:" + terminatedReason(t)
+		case pulling(w) != "":
+			s.status = "Init:" + pulling(w)
 		case w != nil && w.Reason != "" && w.Reason != "PodInitializing":
 			s.status = "Init:" + w.Reason
 		default:
@@ -95,6 +98,8 @@ func (s *podSummary) appContainers(p *v1.Pod, sidecars map[string]bool) {
 		c := &p.Status.ContainerStatuses[i]
 		s.count(c)
 		switch {
+		case pulling(c.State.Waiting) != "":
+			s.status = pulling(c.State.Waiting)
 		case c.State.Waiting != nil && c.State.Waiting.Reason != "":
 			s.status = c.State.Waiting.Reason
 		case c.State.Terminated != nil:
@@ -117,6 +122,28 @@ func (s *podSummary) count(c *v1.ContainerStatus) {
 	if t := c.LastTerminationState.Terminated; t != nil && s.lastRestart.Before(t.FinishedAt.Time) {
 		s.lastRestart = t.FinishedAt.Time
 	}
+}
+
+// pulling is "Pulling", or "Pulling:42%" once the size is known, while a
+// container waits for its image. The agent says so in the message: the reason is
+// kubelet's, which other clients know, and that has no word for it.
+func pulling(w *v1.ContainerStateWaiting) string {
+	if w == nil || w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" {
+		return ""
+	}
+	m := pullMessage().FindStringSubmatch(w.Message)
+	switch {
+	case m == nil:
+		return ""
+	case m[1] == "":
+		return "Pulling"
+	}
+	return "Pulling:" + m[1]
+}
+
+// pullMessage matches what pkg/images says of a pull that runs.
+func pullMessage() *regexp.Regexp {
+	return regexp.MustCompile(`^Pulling image "[^"]*"(?:$|: (?:(\d+%) \()?)`)
 }
 
 func terminatedReason(t *v1.ContainerStateTerminated) string {

@@ -62,7 +62,7 @@ func (pl *pull) state(image string) State {
 	case pl.started.IsZero():
 		s.Message = fmt.Sprintf("Pulling image %q: waiting for other pulls to end", image)
 	case pl.total > 0:
-		s.Message = fmt.Sprintf("Pulling image %q: %d of %d bytes", image, pl.done, pl.total)
+		s.Message = fmt.Sprintf("Pulling image %q: %d%% (%d of %d bytes)", image, min(100, pl.done*100/pl.total), pl.done, pl.total)
 	case pl.done > 0:
 		s.Message = fmt.Sprintf("Pulling image %q: %d bytes", image, pl.done)
 	default:
