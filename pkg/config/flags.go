@@ -68,7 +68,8 @@ func flags() []flag {
 		list("node-ip", "address of this node, one per family, comma-separated (default: that of the default route)", func(c *C) *[]string { return &c.NodeIP }),
 		{"node-labels",
 			func(fs *pflag.FlagSet, c *C) {
-				fs.StringToStringVar(&c.NodeLabels, "node-labels", c.NodeLabels, "labels of this node for nodeSelector, `K=V,…`")
+				fs.StringToStringVar(&c.NodeLabels, "node-labels", c.NodeLabels, "labels of this node for nodeSelector, as `NAME=VALUE` pairs with commas between")
+				fs.Lookup("node-labels").DefValue = "" // not "[]", which says nothing
 			},
 			func(dst, src *C) { dst.NodeLabels = maps.Clone(src.NodeLabels) }},
 		text("log-level", "debug, info, warn or error (default info)", func(c *C) *string { return &c.Log.Level }),

@@ -49,21 +49,21 @@ type NodeAgentConfiguration struct {
 	PodLogDir       string `json:"podLogDir,omitempty"`
 	ContainerLogDir string `json:"containerLogDir,omitempty"`
 
-	Runtime Runtime `json:"runtime,omitempty"`
-	Network Network `json:"network,omitempty"`
-	Images  Images  `json:"images,omitempty"`
-	Pods    Pods    `json:"pods,omitempty"`
+	Runtime Runtime `json:"runtime,omitzero"`
+	Network Network `json:"network,omitzero"`
+	Images  Images  `json:"images,omitzero"`
+	Pods    Pods    `json:"pods,omitzero"`
 
 	// Listen serves healthz, readyz and metrics. Default 127.0.0.1:10248; "none" turns it off.
 	Listen string `json:"listen,omitempty"`
 	// API is the local API over TCP, besides the socket in RunDir.
-	API API `json:"api,omitempty"`
+	API API `json:"api,omitzero"`
 
 	// ProxyMode says who programs Services: "none" leaves them to somebody else
 	// and is the only mode of this build.
 	ProxyMode string `json:"proxyMode,omitempty"`
 
-	Log Log `json:"log,omitempty"`
+	Log Log `json:"log,omitzero"`
 }
 
 // Runtime is the CRI runtime.
