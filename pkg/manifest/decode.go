@@ -101,7 +101,8 @@ func parseChunk(c chunk) ([]*node, []*parseError) {
 		return nil, nil
 	}
 	text := bytes.TrimLeft(c.data, " \t\r\n")
-	if text[0] != '{' {
+	if len(text) == 0 || text[0] != '{' {
+		// Nothing but tabs is not blank in YAML: the parser says so.
 		return parseYAML(c)
 	}
 	docs, errs := parseJSON(c)

@@ -1,0 +1,196 @@
+// Package corpus makes up Pod manifests, right and wrong ones, from a seed. The
+// judge in test/kubernetes compares what nodeagent and Kubernetes make of them.
+package corpus
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+)
+
+// Generator makes manifests of fields that nodeagent supports. The same seed
+// makes the same manifests in the same order.
+type Generator struct {
+	r *rand.Rand
+}
+
+// New returns a generator for a seed.
+func New(seed uint64) *Generator {
+	return &Generator{r: rand.New(rand.NewPCG(seed, 0x706f64))}
+}
+
+// Object is a JSON object as encoding/json has it.
+type Object = map[string]any
+
+func (g *Generator) chance(percent int) bool { return g.r.IntN(100) < percent }
+
+func pick[T any](g *Generator, from ...T) T { return from[g.r.IntN(len(from))] }
+
+// maybe sets a field in some of the manifests.
+func (g *Generator) maybe(o Object, percent int, key string, value func() any) {
+	if g.chance(percent) {
+		o[key] = value()
+	}
+}
+
+func constant[T any](g *Generator, values ...T) func() any {
+	return func() any { return pick(g, values...) }
+}
+
+// list makes between lo and hi items.
+func (g *Generator) list(lo, hi int, item func(i int) any) []any {
+	out := make([]any, 0, hi)
+	for i := range lo + g.r.IntN(hi-lo+1) {
+		out = append(out, item(i))
+	}
+	return out
+}
+
+// Pod makes a manifest that is right most of the time: combinations of valid
+// values may still collide.
+func (g *Generator) Pod() Object {
+	meta := Object{"name": fmt.Sprintf("pod-%d", g.r.IntN(1000))}
+	g.maybe(meta, 40, "namespace", constant(g, "default", "shop", "kube-system"))
+	g.maybe(meta, 40, "labels", func() any {
+		return Object{"app": pick(g, "web", "", "a.b_c-d"), "example.com/tier": "front", "version": "1.10"}
+	})
+	g.maybe(meta, 30, "annotations", func() any {
+		return Object{"example.com/note": "any text: at all\n", "UPPER.example.com/x": ""}
+	})
+	g.maybe(meta, 5, "generateName", constant(g, "web-", "a.b-"))
+	g.maybe(meta, 3, "annotations", func() any {
+		return Object{
+			"controller.kubernetes.io/pod-deletion-cost":     pick(g, "0", "-5", "+5", "05", "", "x", "2147483648"),
+			"scheduler.alpha.kubernetes.io/tolerations":      pick(g, "", "[]", `[{"key":"a"}]`, `[{"operator":"Bad"}]`, "nonsense"),
+			"kubernetes.io/config.mirror":                    "x",
+			"example.com/" + strings.Repeat("long", 15)[:59]: "y",
+		}
+	})
+	return Object{"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": g.spec()}
+}
+
+func (g *Generator) spec() Object {
+	volumes := g.list(0, 3, func(i int) any { return g.volume(i) })
+	spec := Object{}
+	spec["containers"] = g.list(1, 3, func(i int) any { return g.container(fmt.Sprintf("c%d", i), volumes) })
+	if len(volumes) > 0 || g.chance(10) {
+		spec["volumes"] = volumes
+	}
+	g.maybe(spec, 25, "initContainers", func() any {
+		return g.list(0, 2, func(i int) any { return g.container(fmt.Sprintf("init%d", i), volumes) })
+	})
+	g.maybe(spec, 40, "restartPolicy", constant(g, "Always", "OnFailure", "Never"))
+	g.maybe(spec, 30, "terminationGracePeriodSeconds", constant[any](g, 0, 1, 30, 3600, -1))
+	g.maybe(spec, 30, "dnsPolicy", constant(g, "Default", "ClusterFirst", "ClusterFirstWithHostNet"))
+	g.maybe(spec, 20, "nodeSelector", constant(g, Object{"gpu": "nvidia"}, Object{}, Object{"kubernetes.io/os": "linux"}))
+	g.maybe(spec, 10, "serviceAccountName", constant(g, "default", ""))
+	g.maybe(spec, 10, "serviceAccount", constant(g, "default", ""))
+	g.maybe(spec, 10, "automountServiceAccountToken", constant(g, false))
+	g.maybe(spec, 10, "nodeName", constant(g, "node-a", ""))
+	g.maybe(spec, 15, "hostNetwork", constant(g, true, false))
+	g.maybe(spec, 15, "hostPID", constant(g, true, false))
+	g.maybe(spec, 10, "hostIPC", constant(g, true, false))
+	g.maybe(spec, 15, "shareProcessNamespace", constant(g, true, false))
+	g.maybe(spec, 20, "securityContext", constant(g, Object{}))
+	g.maybe(spec, 10, "schedulerName", constant(g, "default-scheduler", "mine"))
+	g.maybe(spec, 20, "tolerations", func() any { return g.list(0, 3, func(int) any { return g.toleration() }) })
+	g.maybe(spec, 10, "priorityClassName", constant(g, "system-node-critical", "system-cluster-critical", ""))
+	g.maybe(spec, 10, "priority", constant(g, 0, 2000001000, -1))
+	g.maybe(spec, 15, "enableServiceLinks", constant(g, true, false))
+	return spec
+}
+
+func (g *Generator) toleration() Object {
+	t := Object{}
+	g.maybe(t, 70, "key", constant(g, "a", "example.com/b"))
+	g.maybe(t, 80, "operator", constant(g, "Exists", "Equal", "Exists"))
+	g.maybe(t, 20, "value", constant(g, "x", ""))
+	g.maybe(t, 60, "effect", constant(g, "NoSchedule", "PreferNoSchedule", "NoExecute", ""))
+	g.maybe(t, 15, "tolerationSeconds", constant(g, 0, 300, -1))
+	return t
+}
+
+func (g *Generator) volume(i int) Object {
+	v := Object{"name": fmt.Sprintf("v%d", i)}
+	switch g.r.IntN(4) {
+	case 0:
+	case 1:
+		v["emptyDir"] = Object{}
+	case 2:
+		e := Object{}
+		g.maybe(e, 50, "medium", constant(g, "Memory", ""))
+		g.maybe(e, 70, "sizeLimit", func() any { return g.quantity() })
+		v["emptyDir"] = e
+	default:
+		h := Object{"path": pick(g, "/var/log", "/", "/a/b.c/d", "relative")}
+		g.maybe(h, 60, "type", constant(g, "", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"))
+		v["hostPath"] = h
+	}
+	return v
+}
+
+func (g *Generator) quantity() any {
+	return pick[any](g, "100m", 1, "1", 0.5, "64Mi", "1.5Gi", "1e3", "0", 0, "1k", "0.0001", "2Ei", "1000u", "3n", 123456789)
+}
+
+func (g *Generator) container(name string, volumes []any) Object {
+	c := Object{"name": name, "image": pick(g, "nginx", "nginx:1.29", "nginx:latest", "registry.local:5000/a/b", "registry.local:5000/a/b:latest",
+		"nginx@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "nginx:latest@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "UPPER", "a//b", "sha256:abc")}
+	g.maybe(c, 30, "command", constant[any](g, []any{"sh", "-c", "true"}, []any{}))
+	g.maybe(c, 30, "args", constant[any](g, []any{"$(A)", ""}))
+	g.maybe(c, 10, "workingDir", constant(g, "/tmp", "relative", ""))
+	g.maybe(c, 40, "ports", func() any { return g.list(0, 3, func(int) any { return g.port() }) })
+	g.maybe(c, 40, "env", func() any {
+		return g.list(0, 3, func(int) any {
+			e := Object{"name": pick(g, "A", "a.b-c", "with space", "_x", "1")}
+			g.maybe(e, 80, "value", constant(g, "", "x", "$(A)"))
+			return e
+		})
+	})
+	g.maybe(c, 50, "resources", func() any { return g.resources() })
+	if len(volumes) > 0 && g.chance(60) {
+		c["volumeMounts"] = g.list(0, 3, func(i int) any {
+			m := Object{"name": volumes[g.r.IntN(len(volumes))].(Object)["name"], "mountPath": fmt.Sprintf("/m%d", i)}
+			g.maybe(m, 30, "readOnly", constant(g, true, false))
+			g.maybe(m, 20, "mountPropagation", constant(g, "None", "HostToContainer"))
+			return m
+		})
+	}
+	g.maybe(c, 10, "terminationMessagePath", constant(g, "/dev/termination-log", "/x", ""))
+	g.maybe(c, 15, "terminationMessagePolicy", constant(g, "File", "FallbackToLogsOnError"))
+	g.maybe(c, 25, "imagePullPolicy", constant(g, "Always", "IfNotPresent", "Never"))
+	g.maybe(c, 10, "securityContext", constant(g, Object{}))
+	for _, key := range []string{"stdin", "stdinOnce", "tty"} {
+		g.maybe(c, 5, key, constant(g, true, false))
+	}
+	return c
+}
+
+func (g *Generator) port() Object {
+	p := Object{"containerPort": pick(g, 80, 443, 1, 65535, 53)}
+	g.maybe(p, 30, "name", constant(g, "http", "https", "a-1"))
+	g.maybe(p, 25, "hostPort", constant(g, 80, 443, 8080, 0))
+	g.maybe(p, 40, "protocol", constant(g, "TCP", "UDP", "SCTP"))
+	g.maybe(p, 15, "hostIP", constant(g, "10.0.0.1", "::1", "0.0.0.0", ""))
+	return p
+}
+
+func (g *Generator) resources() Object {
+	r := Object{}
+	list := func(request bool) func() any {
+		return func() any {
+			l := Object{}
+			g.maybe(l, 60, "cpu", func() any { return g.quantity() })
+			g.maybe(l, 60, "memory", func() any { return g.quantity() })
+			g.maybe(l, 20, "hugepages-2Mi", constant[any](g, "2Mi", "4Mi", 0, "3Mi"))
+			g.maybe(l, 5, "hugepages-1Gi", constant[any](g, "1Gi", 0))
+			if request {
+				g.maybe(l, 15, "ephemeral-storage", func() any { return g.quantity() })
+			}
+			return l
+		}
+	}
+	g.maybe(r, 70, "limits", list(false))
+	g.maybe(r, 60, "requests", list(true))
+	return r
+}

@@ -1,0 +1,246 @@
+package corpus
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Unsupported is one field, or one value of a field, that is valid Kubernetes
+// and that nodeagent refuses by name. The list is reviewed by hand; tests hold
+// it against pkg/manifest's table and let Kubernetes judge every value.
+type Unsupported struct {
+	// Set are the fields that are added to a small pod, path to JSON.
+	Set map[string]string
+	// Fields are the paths that nodeagent's errors must name, and no others.
+	Fields []string
+}
+
+func field(path, value string) Unsupported {
+	return Unsupported{Set: map[string]string{path: value}, Fields: []string{path}}
+}
+
+// beside adds a supported field that the value needs to be valid.
+func (u Unsupported) beside(path, value string) Unsupported {
+	u.Set[path] = value
+	return u
+}
+
+// fields is one entry for each of the fields below a path.
+func fields(base string, values map[string]string) (out []Unsupported) {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		out = append(out, field(base+name, values[name]))
+	}
+	return out
+}
+
+// UnsupportedFields lists them all.
+func UnsupportedFields() []Unsupported {
+	out := []Unsupported{
+		field("metadata.ownerReferences", `[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]`),
+		field("metadata.finalizers", `["example.com/wait"]`),
+		// No configuration of a name server: dnsPolicy None cannot be done without.
+		{Set: map[string]string{"spec.dnsPolicy": `"None"`, "spec.dnsConfig": `{"nameservers":["10.0.0.10"]}`}, Fields: []string{"spec.dnsConfig", "spec.dnsPolicy"}},
+		// There are no service accounts, and so no tokens, without an API server.
+		field("spec.serviceAccountName", `"builder"`).with("spec.serviceAccount", `"builder"`),
+		field("spec.automountServiceAccountToken", `true`),
+		field("spec.priorityClassName", `"gold"`),
+		field("spec.containers[0].ports[0].hostIP", `"not-an-address"`),
+		// Device plugins, and eviction by use of local disk.
+		field("spec.containers[0].resources.limits[example.com/gpu]", `1`),
+		field("spec.containers[0].resources.limits[ephemeral-storage]", `"1Gi"`),
+		field("spec.volumes[0].emptyDir.medium", `"HugePages"`).beside("spec.containers[0].resources", `{"limits":{"cpu":1,"hugepages-2Mi":"2Mi"}}`),
+		field("metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]", `"runtime/default"`),
+		field("metadata.annotations[container.seccomp.security.alpha.kubernetes.io/c]", `"runtime/default"`),
+		field("metadata.annotations[container.apparmor.security.beta.kubernetes.io/c]", `"runtime/default"`),
+		// A sidecar is an init container that goes on.
+		field("spec.initContainers[0].restartPolicy", `"Always"`),
+		field("spec.initContainers[0].lifecycle", `{"preStop":{"exec":{"command":["x"]}}}`).with("spec.initContainers[0].restartPolicy", `"Always"`),
+		field("spec.initContainers[0].env[0].valueFrom", `{"fieldRef":{"fieldPath":"metadata.name"}}`),
+		field("spec.initContainers[0].envFrom", `[{"secretRef":{"name":"s"}}]`),
+		field("spec.initContainers[0].securityContext.privileged", `true`),
+		field("spec.initContainers[0].volumeMounts[0].subPath", `"sub"`),
+	}
+	out = append(out, unsupportedSpec()...)
+	out = append(out, unsupportedContainer()...)
+	return append(out, unsupportedVolumes()...)
+}
+
+// with adds a field that is refused as well.
+func (u Unsupported) with(path, value string) Unsupported {
+	u.Set[path] = value
+	u.Fields = append(u.Fields, path)
+	return u
+}
+
+func unsupportedSpec() []Unsupported {
+	out := []Unsupported{
+		field("spec.ephemeralContainers", `[{"name":"e","image":"i"}]`),
+		field("spec.activeDeadlineSeconds", `60`),
+		field("spec.imagePullSecrets", `[{"name":"s"}]`),
+		field("spec.hostname", `"h"`), field("spec.subdomain", `"d"`), field("spec.hostnameOverride", `"h"`),
+		field("spec.affinity", `{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"a","operator":"Exists"}]}]}}}`),
+		field("spec.hostAliases", `[{"ip":"10.0.0.1","hostnames":["a.example"]}]`),
+		field("spec.dnsConfig", `{"searches":["example.com"]}`),
+		field("spec.readinessGates", `[{"conditionType":"example.com/ready"}]`),
+		field("spec.runtimeClassName", `"kata"`),
+		field("spec.preemptionPolicy", `"Never"`),
+		field("spec.overhead", `{"cpu":"10m"}`).with("spec.runtimeClassName", `"kata"`),
+		field("spec.topologySpreadConstraints", `[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]`),
+		field("spec.setHostnameAsFQDN", `true`),
+		field("spec.os", `{"name":"linux"}`),
+		field("spec.hostUsers", `false`),
+		field("spec.schedulingGates", `[{"name":"example.com/gate"}]`),
+		field("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),
+		field("spec.resources", `{"limits":{"cpu":"1"}}`),
+		field("spec.schedulingGroup", `{"podGroupName":"g"}`),
+		field("spec.evictionResponders", `[{"name":"a.example.com/r","priority":1}]`),
+	}
+	return append(out, fields("spec.securityContext.", map[string]string{
+		"seLinuxOptions": `{"level":"s0"}`, "runAsUser": `1000`, "runAsGroup": `1000`, "runAsNonRoot": `true`,
+		"supplementalGroups": `[5]`, "supplementalGroupsPolicy": `"Strict"`, "fsGroup": `5`, "fsGroupChangePolicy": `"OnRootMismatch"`,
+		"sysctls": `[{"name":"kernel.shm_rmid_forced","value":"1"}]`, "seccompProfile": `{"type":"RuntimeDefault"}`,
+		"appArmorProfile": `{"type":"RuntimeDefault"}`, "seLinuxChangePolicy": `"Recursive"`, "windowsOptions": `{"runAsUserName":"u"}`,
+	})...)
+}
+
+func unsupportedContainer() []Unsupported {
+	const probe = `{"tcpSocket":{"port":80}}`
+	c := "spec.containers[0]."
+	out := []Unsupported{
+		field(c+"envFrom", `[{"configMapRef":{"name":"m"}}]`),
+		field(c+"env[0].valueFrom", `{"secretKeyRef":{"name":"s","key":"k"}}`),
+		field(c+"resizePolicy", `[{"resourceName":"cpu","restartPolicy":"NotRequired"}]`),
+		field(c+"restartPolicy", `"Never"`),
+		field(c+"restartPolicyRules", `[{"action":"Restart","exitCodes":{"operator":"In","values":[42]}}]`).with(c+"restartPolicy", `"Never"`),
+		field(c+"volumeDevices", `[{"name":"b","devicePath":"/dev/x"}]`).with("spec.volumes[0].persistentVolumeClaim", `{"claimName":"c"}`).beside("spec.volumes[0].name", `"b"`),
+		field(c+"livenessProbe", probe), field(c+"readinessProbe", probe), field(c+"startupProbe", probe),
+		field(c+"lifecycle", `{"postStart":{"exec":{"command":["x"]}}}`),
+		field(c+"resources.claims", `[{"name":"r"}]`).with("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),
+		field(c+"volumeMounts[0].subPath", `"sub"`),
+		field(c+"volumeMounts[0].subPathExpr", `"$(A)"`),
+		field(c+"volumeMounts[0].recursiveReadOnly", `"Disabled"`),
+		field(c+"volumeMounts[0].bindMountOptions", `["noexec"]`),
+	}
+	return append(out, fields(c+"securityContext.", map[string]string{
+		"capabilities": `{"drop":["ALL"]}`, "privileged": `false`, "seLinuxOptions": `{"level":"s0"}`, "runAsUser": `0`, "runAsGroup": `0`,
+		"runAsNonRoot": `false`, "readOnlyRootFilesystem": `true`, "allowPrivilegeEscalation": `false`, "procMount": `"Default"`,
+		"seccompProfile": `{"type":"Unconfined"}`, "appArmorProfile": `{"type":"Unconfined"}`, "windowsOptions": `{"runAsUserName":"u"}`,
+	})...)
+}
+
+func unsupportedVolumes() []Unsupported {
+	out := []Unsupported{field("spec.volumes[0].emptyDir.mode", `448`)}
+	return append(out, fields("spec.volumes[0].", map[string]string{
+		"gcePersistentDisk": `{"pdName":"d"}`, "awsElasticBlockStore": `{"volumeID":"v"}`, "gitRepo": `{"repository":"r"}`,
+		"secret": `{"secretName":"s"}`, "nfs": `{"server":"s","path":"/p"}`, "iscsi": `{"targetPortal":"10.0.0.1:3260","iqn":"iqn.2001-04.com.example:s","lun":0}`,
+		"glusterfs": `{"endpoints":"e","path":"p"}`, "persistentVolumeClaim": `{"claimName":"c"}`, "rbd": `{"monitors":["m"],"image":"i"}`,
+		"flexVolume": `{"driver":"example.com/d"}`, "cinder": `{"volumeID":"v"}`, "cephfs": `{"monitors":["m"]}`, "flocker": `{"datasetName":"d"}`,
+		"downwardAPI": `{"items":[{"path":"p","fieldRef":{"fieldPath":"metadata.name"}}]}`, "fc": `{"targetWWNs":["w"],"lun":0}`,
+		"azureFile": `{"secretName":"s","shareName":"n"}`, "configMap": `{"name":"m"}`, "vsphereVolume": `{"volumePath":"p"}`,
+		"quobyte": `{"registry":"r:1","volume":"v"}`, "azureDisk": `{"diskName":"d","diskURI":"https://b.example/d.vhd"}`,
+		"photonPersistentDisk": `{"pdID":"p"}`, "projected": `{"sources":[{"secret":{"name":"s"}}]}`, "portworxVolume": `{"volumeID":"v"}`,
+		"scaleIO": `{"gateway":"g","system":"s","secretRef":{"name":"n"},"volumeName":"v"}`, "storageos": `{"volumeName":"v"}`,
+		"csi": `{"driver":"example.com"}`, "ephemeral": `{"volumeClaimTemplate":{"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}}`,
+		"image": `{"reference":"i"}`,
+	})...)
+}
+
+// Manifest is a small pod with the fields set.
+func (u Unsupported) Manifest() ([]byte, error) {
+	var root any = Object{"apiVersion": "v1", "kind": "Pod", "metadata": Object{"name": "p"}, "spec": Object{
+		"containers": []any{Object{"name": "c", "image": "i"}}}}
+	for _, path := range slices.Sorted(maps.Keys(u.Set)) {
+		text := u.Set[path]
+		if strings.HasPrefix(path, "spec.initContainers[0].") {
+			root = put(root, split("spec.initContainers[0].name"), "init")
+			root = put(root, split("spec.initContainers[0].image"), "i")
+		}
+		var value any
+		if err := json.Unmarshal([]byte(text), &value); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		root = put(root, split(path), value)
+	}
+	complete(root.(Object)["spec"].(Object))
+	return encode(root.(Object)), nil
+}
+
+// complete adds what items need that were made on the way to a field.
+func complete(spec Object) {
+	for _, v := range asList(spec["volumes"]) {
+		orSet(v.(Object), "name", "v")
+	}
+	for _, list := range []string{"initContainers", "containers"} {
+		for _, c := range asList(spec[list]) {
+			for _, m := range asList(c.(Object)["volumeMounts"]) {
+				orSet(m.(Object), "name", "v")
+				orSet(m.(Object), "mountPath", "/m")
+				if spec["volumes"] == nil {
+					spec["volumes"] = []any{Object{"name": "v", "emptyDir": Object{}}}
+				}
+			}
+			for _, e := range asList(c.(Object)["env"]) {
+				orSet(e.(Object), "name", "A")
+			}
+			for _, p := range asList(c.(Object)["ports"]) {
+				orSet(p.(Object), "containerPort", 80)
+			}
+		}
+	}
+}
+
+func orSet(o Object, key string, value any) {
+	if o[key] == nil {
+		o[key] = value
+	}
+}
+
+// split cuts a path in the API server's notation into keys and indexes.
+func split(path string) (out []any) {
+	for path != "" {
+		if path[0] == '[' {
+			end := strings.IndexByte(path, ']')
+			if i, err := strconv.Atoi(path[1:end]); err == nil {
+				out = append(out, i)
+			} else {
+				out = append(out, path[1:end])
+			}
+			path = path[end+1:]
+			continue
+		}
+		path = strings.TrimPrefix(path, ".")
+		end := strings.IndexAny(path, ".[")
+		if end < 0 {
+			end = len(path)
+		}
+		out = append(out, path[:end])
+		path = path[end:]
+	}
+	return out
+}
+
+// put sets a value below v and returns v, which is made when there is none.
+func put(v any, path []any, value any) any {
+	if len(path) == 0 {
+		return value
+	}
+	if i, ok := path[0].(int); ok {
+		list := asList(v)
+		for len(list) <= i {
+			list = append(list, nil)
+		}
+		list[i] = put(list[i], path[1:], value)
+		return list
+	}
+	o, ok := v.(Object)
+	if !ok {
+		o = Object{}
+	}
+	key := path[0].(string)
+	o[key] = put(o[key], path[1:], value)
+	return o
+}
