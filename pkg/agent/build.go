@@ -49,7 +49,7 @@ func (a *agent) openStore(revisions *journal.Counter) (*store.Store, error) {
 func (a *agent) newPush() (*push.Source, error) {
 	return push.New(push.Options{
 		Dir: a.statePath(objectsDir), NodeName: a.cfg.NodeName, Store: a.store,
-		Decode: manifest.Decode, Clock: time.Now, Log: a.log,
+		Decode: manifest.Decode, Log: a.log,
 	})
 }
 

@@ -74,10 +74,10 @@ func (s *Store) checkpoint(e *entry, status *v1.PodStatus) error {
 	return s.o.WriteFile(s.path(e.uid), b.Bytes())
 }
 
-// writeFile replaces a file atomically. The folder is not synced: when a power
+// WriteFile replaces a file atomically, mode 0600. The folder is not synced: when a power
 // cut undoes the rename, the file before it stands there whole, and the source
 // brings the same pod again.
-func writeFile(path string, data []byte) error {
+func WriteFile(path string, data []byte) error {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

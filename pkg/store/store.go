@@ -108,7 +108,7 @@ func Open(o Options) (*Store, error) {
 		o.Clock = time.Now
 	}
 	if o.WriteFile == nil {
-		o.WriteFile = writeFile
+		o.WriteFile = WriteFile
 	}
 	if o.History == 0 {
 		o.History = defaultHistory

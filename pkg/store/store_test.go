@@ -64,7 +64,7 @@ func (h *host) open() {
 			if full {
 				return errNoSpace
 			}
-			return writeFile(path, data)
+			return WriteFile(path, data)
 		},
 	})
 	if err != nil {
