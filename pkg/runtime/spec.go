@@ -198,14 +198,16 @@ func containerAnnotations(p *v1.Pod, c *v1.Container, o ContainerOptions) (map[s
 	if o.Init {
 		kind = kindInit
 	}
-	m := map[string]string{
+	m := make(map[string]string, len(o.Annotations)+10)
+	maps.Copy(m, o.Annotations) // the caller's notes, the back-off level among them
+	maps.Copy(m, map[string]string{
 		pod.AnnotationContainerHash:            kubeletHash(c),
 		pod.AnnotationRestartCount:             strconv.FormatUint(uint64(o.Attempt), 10),
 		pod.AnnotationTerminationMessagePath:   c.TerminationMessagePath,
 		pod.AnnotationTerminationMessagePolicy: string(c.TerminationMessagePolicy),
 		pod.AnnotationContainerImage:           c.Image,
 		pod.AnnotationContainerKind:            kind,
-	}
+	})
 	if s := p.DeletionGracePeriodSeconds; s != nil {
 		m[annotationDeletionGrace] = strconv.FormatInt(*s, 10)
 	}
