@@ -188,9 +188,9 @@ func TestBadManifestsDisturbNothing(t *testing.T) {
 
 	// A file that turns bad keeps its last good pods; one that turns good again heals.
 	n.WriteManifest("good.yaml", "spec: [")
-	n.WriteManifest("zzz.yaml", manifest{name: "last", labels: "seen: yes"}.String())
+	n.WriteManifest("zzz.yaml", manifest{name: "last", labels: `seen: "yes"`}.String())
 	n.WaitPods(long, func(p testbed.Pods) error {
-		if l, err := p.Get("last"); err != nil || l.Labels["seen"] != "yes" && l.Labels["seen"] != "true" {
+		if l, err := p.Get("last"); err != nil || l.Labels["seen"] != "yes" {
 			return fmt.Errorf("the folder was not read yet: %v", err)
 		}
 		return testbed.Running("good")(p)
