@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	goruntime "runtime"
 	"time"
 
@@ -129,7 +128,7 @@ func (a *agent) dial(ctx context.Context, endpoint string) (*runtime.Client, err
 
 func (a *agent) newSupervisor() (*embedded.Supervisor, error) {
 	return embedded.New(embedded.Options{
-		StateDir: a.statePath(embeddedDir), RunDir: filepath.Join(a.cfg.RunDir, embeddedDir),
+		StateDir:   a.statePath(embeddedDir),
 		CNIConfDir: a.cfg.Network.ConfDir, CNIBinDir: a.cfg.Network.BinDir, Program: a.cfg.Runtime.Containerd,
 		CgroupDriver: a.cfg.Runtime.CgroupDriver, SandboxImage: a.pauseImage(),
 		RegistryConfigDir: a.statePath("registries"), Log: a.log,
