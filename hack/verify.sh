@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 tools=${NODEAGENT_BUILD_DIR:-/var/tmp/nodeagent-build}/tools
 
 echo "verify: gofmt"
-bad=$(git ls-files -co --exclude-standard '*.go' | while read -r f; do [ -f "$f" ] && gofmt -l "$f"; done)
+bad=$(find . -name "*.go" -not -path "./.git/*" -exec gofmt -l {} +)
 if [ -n "$bad" ]; then
 	echo "verify: run gofmt -w on:" >&2
 	echo "$bad" >&2
