@@ -80,8 +80,8 @@ func TestDropText(t *testing.T) {
 	for range 4 {
 		g.Go(func() error {
 			for ctx.Err() == nil {
-				if strings.Repeat("x", 100) != strings.Repeat("x", 100) {
-					t.Error("strings differ")
+				if s := strings.Repeat("x", 100); strings.Count(s, "x") != 100 {
+					t.Error("a string lost letters")
 				}
 			}
 			return nil

@@ -299,13 +299,6 @@ func (f *fakeAgent) replace(w http.ResponseWriter, old, body *v1.Pod) {
 	}
 }
 
-// asked says whether a request with that prefix came in.
-func (f *fakeAgent) asked(prefix string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.ContainsFunc(f.requests, func(r string) bool { return strings.HasPrefix(r, prefix) })
-}
-
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	file := filepath.Join("testdata", name+".golden")

@@ -55,7 +55,8 @@ func ParseConfig(file string, data []byte) (*libcni.NetworkConfigList, error) {
 			return nil, bad("", "%w", err)
 		}
 		// The deprecated single form is still what some plugins install.
-		list, err := libcni.ConfListFromConf(conf) //nolint:staticcheck // see above
+		//lint:ignore SA1019 see above
+		list, err := libcni.ConfListFromConf(conf)
 		if err != nil {
 			return nil, bad("", "%w", err)
 		}

@@ -316,6 +316,38 @@ func dieAt(n *node, step string, f func() error) {
 	}
 }
 
+// leak leaves behind what crashes leave: sandboxes "lost", "early" and "gone",
+// an empty reservation, and "foreign", which lives but is not ours.
+func (n *node) leak() {
+	t := n.t
+	// 1: the runtime lost a sandbox that it had finished.
+	n.add("lost", 8081, 80)
+	n.forget("lost")
+	// 2: it was killed before the library remembered the sandbox.
+	n.add("early", 8082, 80)
+	n.forget("early")
+	must(t, os.RemoveAll(filepath.Join(n.opts.CacheDir, "results", netName+"-early-eth0")))
+	// 3: the same, and the namespace is gone.
+	goneNS, _ := n.add("gone", 8083, 80)
+	n.forget("gone")
+	must(t, os.RemoveAll(filepath.Join(n.opts.CacheDir, "results", netName+"-gone-eth0")))
+	must(t, syscall.Unmount(goneNS, syscall.MNT_DETACH))
+	must(t, os.Remove(goneNS))
+	// 4: host-local was killed between making the file and writing to it.
+	must(t, os.WriteFile(filepath.Join(n.opts.DataDir, netName, "10.88.7.7"), nil, 0o600))
+	// 5: no sandbox, but somebody lives there: another runtime's pod.
+	foreignNS, _ := n.add("foreign", 0, 0)
+	n.forget("foreign")
+	p := exec.Command("nsenter", "--net="+foreignNS, "sleep", "1000")
+	must(t, p.Start())
+	t.Cleanup(func() { _ = p.Process.Kill(); _ = p.Wait() })
+	waitFor(t, func() bool {
+		a, err := nsOf(fmt.Sprintf("/proc/%d/ns/net", p.Process.Pid))
+		b, err2 := nsOf(foreignNS)
+		return err == nil && err2 == nil && a == b
+	})
+}
+
 // TestCollect: a leaked sandbox's address, ports, interface and namespace go;
 // the live one's stay and keep working.
 func TestCollect(t *testing.T) {
@@ -339,33 +371,7 @@ func TestCollect(t *testing.T) {
 				t.Fatalf("collected from live pods: %s", asJSON(rep))
 			}
 
-			// 1: the runtime lost a sandbox that it had finished.
-			n.add("lost", 8081, 80)
-			n.forget("lost")
-			// 2: it was killed before the library remembered the sandbox.
-			n.add("early", 8082, 80)
-			n.forget("early")
-			must(t, os.RemoveAll(filepath.Join(n.opts.CacheDir, "results", netName+"-early-eth0")))
-			// 3: the same, and the namespace is gone.
-			goneNS, _ := n.add("gone", 8083, 80)
-			n.forget("gone")
-			must(t, os.RemoveAll(filepath.Join(n.opts.CacheDir, "results", netName+"-gone-eth0")))
-			must(t, syscall.Unmount(goneNS, syscall.MNT_DETACH))
-			must(t, os.Remove(goneNS))
-			// 4: host-local was killed between making the file and writing to it.
-			must(t, os.WriteFile(filepath.Join(n.opts.DataDir, netName, "10.88.7.7"), nil, 0o600))
-			// 5: no sandbox, but somebody lives there: another runtime's pod.
-			foreignNS, _ := n.add("foreign", 0, 0)
-			n.forget("foreign")
-			p := exec.Command("nsenter", "--net="+foreignNS, "sleep", "1000")
-			must(t, p.Start())
-			t.Cleanup(func() { _ = p.Process.Kill(); _ = p.Wait() })
-			waitFor(t, func() bool {
-				a, err := nsOf(fmt.Sprintf("/proc/%d/ns/net", p.Process.Pid))
-				b, err2 := nsOf(foreignNS)
-				return err == nil && err2 == nil && a == b
-			})
-
+			n.leak()
 			rep := n.gc()
 			for _, id := range []string{"lost/eth0", "early/eth0", "gone/eth0"} {
 				if !slices.Contains(rep.Attachments, id) {

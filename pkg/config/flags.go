@@ -102,12 +102,8 @@ func Override(c, from *NodeAgentConfiguration, fs *pflag.FlagSet) {
 type headers map[string][]string
 
 func (h *headers) String() string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(*h)) {
-		out = append(out, k)
-	}
 	// Values are often credentials and stay out of usage texts.
-	return strings.Join(out, ",")
+	return strings.Join(slices.Sorted(maps.Keys(*h)), ",")
 }
 
 func (h *headers) Set(s string) error {

@@ -95,7 +95,6 @@ type backoffKey struct {
 // backoff is the failure history of one image for one pod.
 type backoff struct {
 	delay   time.Duration
-	failed  time.Time
 	flip    time.Time // ErrImagePull before, ImagePullBackOff from here on
 	retryAt time.Time
 	err     string

@@ -154,9 +154,9 @@ func (c *Client) lookup(ctx context.Context, id string) (uid types.UID, ok bool,
 	if err != nil {
 		return "", false, err
 	}
-	for _, l := range cs.GetContainers() {
-		if c.ours(l.GetLabels()) {
-			uid = types.UID(l.GetLabels()[pod.LabelPodUID])
+	if found := cs.GetContainers(); len(found) > 0 {
+		if labels := found[0].GetLabels(); c.ours(labels) {
+			uid = types.UID(labels[pod.LabelPodUID])
 			c.index.learn(id, uid, false, false)
 			return uid, true, nil
 		}

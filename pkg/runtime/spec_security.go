@@ -159,7 +159,8 @@ func (t *translator) containerSecurity(p *v1.Pod, c *v1.Container) (*cri.LinuxCo
 	if s.Seccomp, err = t.seccomp(e.SeccompProfile); err != nil {
 		return nil, err
 	}
-	s.Apparmor, s.ApparmorProfile, err = apparmor(e.AppArmorProfile) //nolint:staticcheck // containerd 1.6 reads the old field
+	//lint:ignore SA1019 containerd 1.6 reads the old field
+	s.Apparmor, s.ApparmorProfile, err = apparmor(e.AppArmorProfile)
 	return s, err
 }
 

@@ -72,6 +72,7 @@ func (s *sink) Fail(name string, err error)            { s.add(name, report{err:
 type bench struct {
 	*testing.T
 	dir  string
+	real string // what dir leads to, when a test makes it a symlink
 	sink *sink
 	log  *strings.Builder // to be read after stop
 	stop func()
