@@ -92,6 +92,10 @@ type backoffKey struct {
 	ref string
 }
 
+// lookAgain is how soon the runtime is asked again for an image that somebody
+// else has to bring, by a pull or an import.
+const lookAgain = 5 * time.Second
+
 // backoff is the failure history of one image for one pod.
 type backoff struct {
 	delay   time.Duration
@@ -221,7 +225,7 @@ func (m *Manager) decide(p *v1.Pod, c *v1.Container, key containerKey, attempt u
 	}
 	if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
 		msg := fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)
-		return State{Reason: ReasonInspectFailed, Message: msg},
+		return State{Reason: ReasonInspectFailed, Message: msg, RetryAt: m.opts.Clock.Now().Add(lookAgain)},
 			cs.once(nil, p, c, v1.EventTypeWarning, "InspectFailed", msg)
 	}
 	if img != nil && err == nil && (policyOf(c) != v1.PullAlways || cs.pulledID != "") {
@@ -235,7 +239,7 @@ func (m *Manager) decide(p *v1.Pod, c *v1.Container, key containerKey, attempt u
 	}
 	if policyOf(c) == v1.PullNever {
 		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
-		return State{Reason: ReasonNeverPull, Message: msg},
+		return State{Reason: ReasonNeverPull, Message: msg, RetryAt: m.opts.Clock.Now().Add(lookAgain)},
 			cs.once(nil, p, c, v1.EventTypeWarning, ReasonNeverPull, msg)
 	}
 	if b := m.backoffs[backoffKey{p.UID, ref}]; b != nil && m.opts.Clock.Now().Before(b.retryAt) {

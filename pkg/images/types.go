@@ -22,7 +22,9 @@ type State struct {
 	Ref, ID string
 	// Reason and Message while it is not ready: what the container waits for.
 	Reason, Message string
-	// RetryAt is when a failed pull is tried again; zero while one is running.
+	// RetryAt is when asking again may help: a failed pull is tried again, or the
+	// image may have come by other ways. Zero while a pull is running (Wake says
+	// when that has ended) and for a name that will never be one.
 	RetryAt  time.Time
 	Progress Progress
 }

@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/images"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -129,7 +130,7 @@ func (s *turn) createContainer(ctx context.Context, p *v1.Pod, observed *runtime
 	img := s.m.Images.Request(ctx, p, spec, a.Attempt)
 	if !img.Ready {
 		reason := img.Reason
-		if img.RetryAt.IsZero() {
+		if reason == images.ReasonPulling {
 			// A running pull shows as kubelet shows it; its progress is the message.
 			reason = status.ReasonContainerCreating
 			if a.Init || len(p.Spec.InitContainers) > 0 {

@@ -166,6 +166,7 @@ func (n *node) Watch(ctx context.Context, fn func(runtime.Event)) error {
 	n.mu.Lock()
 	n.onEvent = fn
 	n.mu.Unlock()
+	fn(runtime.Event{}) // what happened before is nobody's event
 	<-ctx.Done()
 	return nil
 }

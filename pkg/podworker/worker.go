@@ -158,6 +158,7 @@ func (s *turn) turn(ctx context.Context, rec store.Record, observed runtime.Pod)
 		if a.Kind == lifecycle.Release && s.released || a.Kind == lifecycle.Discard && s.discarded {
 			continue
 		}
+		s.m.Log.Debug("action", "pod", pod.Describe(rec.Pod), "action", a.Kind, "container", a.Container, "id", a.ID, "sandbox", a.Sandbox)
 		s.m.Hook("before " + string(a.Kind))
 		progress, retry, err := s.act(ctx, rec.Pod, &observed, a)
 		s.m.Hook("after " + string(a.Kind))

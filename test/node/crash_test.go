@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/nodeagent/nodeagent/internal/testbed"
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
@@ -181,9 +183,16 @@ func TestShimKilled(t *testing.T) {
 	if now["other/main"] != before["other/main"] {
 		t.Errorf("the other pod was restarted: %v → %v", before, now)
 	}
-	n.Eventually(long, "one sandbox per pod, one address each", func() error {
-		if s, a := len(n.Sandboxes()), len(n.Addresses()); s != 2 || a != 2 {
-			return fmt.Errorf("%d sandboxes, %d addresses", s, a)
+	// The dead sandbox stays for as long as its container's logs do, without an address.
+	n.Eventually(long, "one ready sandbox per pod, one address each", func() error {
+		ready := 0
+		for _, s := range n.Sandboxes() {
+			if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+				ready++
+			}
+		}
+		if a := len(n.Addresses()); ready != 2 || a != 2 {
+			return fmt.Errorf("%d ready sandboxes, %d addresses", ready, a)
 		}
 		return nil
 	})

@@ -9,6 +9,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -23,7 +26,16 @@ func served(t *testing.T, n *testbed.Node, o registry.Opts) (*asked, string) {
 	t.Helper()
 	r := &asked{Registry: registry.New(t, o)}
 	r.Addr = n.ServeRegistry(r)
-	return r, r.Push("app:1", testbed.ImageSet(t)["docker.io/library/busybox:latest"])
+	// A layer that no node has yet: others are not pulled again.
+	layer, err := random.Layer(1<<16, types.DockerLayer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(testbed.ImageSet(t)["docker.io/library/busybox:latest"], layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, r.Push("app:1", img)
 }
 
 // asked counts how often the registry is asked for a manifest, by HEAD or GET.
