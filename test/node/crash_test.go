@@ -351,6 +351,7 @@ func TestSharedRuntime(t *testing.T) {
 
 	other := n.Config
 	n.EditConfig(func(c *config.NodeAgentConfiguration) { // another agent on the same containerd
+		c.NodeName = "other"
 		c.StateDir, c.RunDir, c.Manifests = n.Path("state2"), n.Path("run2"), n.Path("manifests2")
 		c.Runtime.CgroupRoot = "/" + n.Name + "/second"
 	})

@@ -129,17 +129,23 @@ func runningID(t *testing.T, n *testbed.Node, podName, container string) string 
 // a name has two.
 func ids(t *testing.T, n *testbed.Node) map[string]string {
 	t.Helper()
-	m := map[string]string{}
-	for _, c := range n.Containers() {
-		if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-			continue
+	var m map[string]string
+	// containerd 2 lists a container of a killed shim as running for a while
+	// after it has killed it and said so in an event.
+	n.Eventually(long, "no container runs twice", func() error {
+		m = map[string]string{}
+		for _, c := range n.Containers() {
+			if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+				continue
+			}
+			key := c.Labels[pod.LabelPodName] + "/" + c.Metadata.Name
+			if m[key] != "" {
+				return fmt.Errorf("%s runs twice: %s and %s", key, m[key], c.Id)
+			}
+			m[key] = c.Id
 		}
-		key := c.Labels[pod.LabelPodName] + "/" + c.Metadata.Name
-		if m[key] != "" {
-			t.Fatalf("%s runs twice: %s and %s", key, m[key], c.Id)
-		}
-		m[key] = c.Id
-	}
+		return nil
+	})
 	return m
 }
 
