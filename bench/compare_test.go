@@ -3,14 +3,11 @@
 package bench
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,75 +15,35 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// plan is how much is measured; the environment can make it smaller.
-type plan struct {
-	rounds  int           // BENCH_ROUNDS: turns that each system takes
-	samples int           // BENCH_SAMPLES: pods one after the other per turn
-	bursts  []int         // BENCH_BURSTS: pods at once, comma-separated
-	floors  []int         // in flight, for bursts
-	idle    time.Duration // BENCH_IDLE: before memory is read; 0 leaves it out
-	idlePod int           // BENCH_IDLE_PODS
-}
-
-func readPlan(t *testing.T) plan {
-	p := plan{rounds: 4, samples: 5, bursts: []int{20, 100}, floors: []int{1, 2, 4, 8}, idle: 5 * time.Minute, idlePod: 100}
-	number := func(key string, to *int) {
-		if s := os.Getenv(key); s != "" {
-			v, err := strconv.Atoi(s)
-			if err != nil {
-				t.Fatalf("%s=%q: %v", key, s, err)
-			}
-			*to = v
-		}
-	}
-	number("BENCH_ROUNDS", &p.rounds)
-	number("BENCH_SAMPLES", &p.samples)
-	number("BENCH_IDLE_PODS", &p.idlePod)
-	if s, ok := os.LookupEnv("BENCH_BURSTS"); ok {
-		p.bursts = nil
-		for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) {
-			v, err := strconv.Atoi(f)
-			if err != nil {
-				t.Fatalf("BENCH_BURSTS=%q: %v", s, err)
-			}
-			p.bursts = append(p.bursts, v)
-		}
-	}
-	if s := os.Getenv("BENCH_IDLE"); s != "" {
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			t.Fatalf("BENCH_IDLE=%q: %v", s, err)
-		}
-		p.idle = d
-	}
-	return p
-}
-
-// TestCompare measures and prints the table.
+// TestCompare measures and prints the table. It fails when something does not
+// work, never because something is slow.
 func TestCompare(t *testing.T) {
 	p := readPlan(t)
+	began := time.Now()
 	r := results{}
 	l := newLab(t)
 	version, err := l.n.CRI().Version(context.Background(), &runtimeapi.VersionRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for round := 1; round <= p.rounds; round++ {
-		for _, s := range []system{&floor{inFlight: 1}, &agent{}, &kubelet{tuned: true}, &kubelet{}} {
-			t.Logf("round %d of %d: %s", round, p.rounds, s.name())
-			l.turn(s, func() { l.starts(r, s, p.samples); l.restarts(r, s, p.samples) })
+	for round := range p.rounds {
+		for _, s := range inTurn(round, []system{&floor{inFlight: 1}, &agent{}, &kubelet{tuned: true}, &kubelet{}}) {
+			t.Logf("round %d of %d: %s", round+1, p.rounds, s.name())
+			l.turn(s, false, func() { l.starts(r, s, p.samples) })
+			l.turn(s, true, func() { l.restarts(r, s, p.samples) })
 		}
+	}
+	for round := range p.repeats {
 		for _, size := range p.bursts {
-			for _, s := range l.burstSystems(p) {
-				t.Logf("round %d of %d: %d at once: %s", round, p.rounds, size, s.name())
-				l.turn(s, func() { l.burst(r, s, size) })
+			for _, s := range inTurn(round, burstSystems(p)) {
+				l.turn(s, false, func() { l.burst(r, s, size) })
 			}
 		}
 	}
 	if p.idle > 0 {
 		idle(t, r, p)
 	}
-	out := header(version.RuntimeVersion) + "\n" + r.table()
+	out := header(version.RuntimeVersion, p, time.Since(began)) + "\n" + r.table()
 	fmt.Println("\n" + out)
 	if file := os.Getenv("BENCH_OUT"); file != "" {
 		if err := os.WriteFile(file, []byte(out), 0o644); err != nil {
@@ -95,20 +52,19 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-func (l *lab) burstSystems(p plan) []system {
+// inTurn lets another system begin in each round, so that none always follows
+// the same one.
+func inTurn(round int, all []system) []system {
+	i := round % len(all)
+	return append(append([]system(nil), all[i:]...), all[:i]...)
+}
+
+func burstSystems(p plan) []system {
 	var all []system
 	for _, n := range p.floors {
 		all = append(all, &floor{inFlight: n})
 	}
 	return append(all, &agent{}, &kubelet{tuned: true}, &kubelet{})
-}
-
-// turn gives the node to a system, and takes all it made away afterwards.
-func (l *lab) turn(s system, measure func()) {
-	s.start(l)
-	measure()
-	s.stop(l)
-	l.sweep()
 }
 
 func suffixed(pods []string, suffix string) []string {
@@ -142,7 +98,7 @@ func (l *lab) burst(r results, s system, size int) {
 		l.t.Fatalf("%s: %v", s.name(), err)
 	}
 	took := at.Sub(l.began).Seconds()
-	l.t.Logf("  %s: %d in %.2f s", s.name(), size, took)
+	l.t.Logf("%d at once: %s: %.2f s", size, s.name(), took)
 	r.add(fmt.Sprintf("burst%d", size), s.name(), took)
 	l.gone(s, pods)
 }
@@ -165,133 +121,45 @@ func (l *lab) restarts(r results, s system, samples int) {
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		logAt := l.agentLogSize()
-		told := time.Now()
+		again := func() error { return nil }
+		if fl, ok := s.(*floor); ok {
+			again = fl.awaitExit(l, pods[0])
+		}
 		if _, err := f.WriteString("exit\n"); err != nil {
 			l.t.Fatal(err)
 		}
 		f.Close()
-		if fl, ok := s.(*floor); ok {
-			l.floorRestart(fl, pods[0])
+		if err := again(); err != nil {
+			l.t.Fatal(err)
 		}
 		at, err := l.w.last(2*time.Minute, suffixed(pods, ".again"))
 		if err != nil {
 			l.t.Fatalf("%s: %v", s.name(), err)
 		}
-		r.add("restart", s.name(), at.Sub(told).Seconds())
-		if _, ok := s.(*agent); ok {
-			if d, ok := l.decision(logAt, pods[0], told); ok {
-				r.add("decide", s.name(), float64(d)/float64(time.Millisecond))
-			}
-		}
+		exited := l.exitOf(pods[0])
+		r.add("restart", s.name(), at.Sub(exited).Seconds())
+		r.add("decide", s.name(), l.tap.last(pods[0]).Sub(exited).Seconds()*1000)
 		l.gone(s, pods)
 	}
 }
 
-// floorRestart makes the two calls of a restart as soon as the runtime says
-// that the container has ended.
-func (l *lab) floorRestart(f *floor, pod string) {
+// exitOf is when the pod's first container ended, as the runtime notes it.
+func (l *lab) exitOf(pod string) time.Time {
+	l.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	for {
-		list, err := l.n.CRI().ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
-			PodSandboxId: f.sandboxes[pod].PodSandboxId,
-			State:        &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_EXITED}}})
+	for _, c := range l.n.Containers() {
+		if !strings.HasPrefix(c.Labels["io.kubernetes.pod.name"], pod) || c.Metadata.Attempt != 0 {
+			continue
+		}
+		st, err := l.n.CRI().ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		if len(list.Containers) > 0 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	if err := f.container(ctx, l, pod, 1); err != nil {
-		l.t.Fatal(err)
-	}
-}
-
-func (l *lab) agentLogSize() int64 {
-	st, err := os.Stat(l.n.Path("agent.log"))
-	if err != nil {
-		return 0
-	}
-	return st.Size()
-}
-
-// decision finds in the agent's log when it set out to restart the pod's
-// container: the first line after the exit that names the pod and a restart.
-func (l *lab) decision(from int64, pod string, told time.Time) (time.Duration, bool) {
-	f, err := os.Open(l.n.Path("agent.log"))
-	if err != nil {
-		return 0, false
-	}
-	defer f.Close()
-	if _, err := f.Seek(from, 0); err != nil {
-		return 0, false
-	}
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		line := sc.Text()
-		if !strings.Contains(line, pod) || !strings.Contains(line, "restart") {
-			continue
-		}
-		for _, field := range strings.Fields(line) {
-			if v, ok := strings.CutPrefix(field, "time="); ok {
-				if at, err := time.Parse(time.RFC3339Nano, v); err == nil {
-					return at.Sub(told), true
-				}
-			}
+		if st.Status.FinishedAt != 0 {
+			return time.Unix(0, st.Status.FinishedAt)
 		}
 	}
-	return 0, false
-}
-
-// idle reads memory and CPU after a while in which nothing happens. Each system
-// has a node of its own, so that they can be idle at the same time: what is
-// read is of the one process only.
-func idle(t *testing.T, r results, p plan) {
-	var mu sync.Mutex
-	for _, pods := range []int{0, p.idlePod} {
-		suffix := "100"
-		if pods == 0 {
-			suffix = "0"
-		}
-		t.Run(fmt.Sprintf("idle with %d pods", pods), func(t *testing.T) {
-			for _, s := range []system{&agent{}, &kubelet{tuned: true}, &kubelet{}} {
-				l := newLab(t)
-				s.start(l)
-				names := l.names(pods)
-				s.drop(l, names)
-				if _, err := l.w.last(15*time.Minute, suffixed(names, ".up")); err != nil {
-					t.Fatalf("%s: %v", s.name(), err)
-				}
-				t.Run(s.name(), func(t *testing.T) {
-					t.Parallel()
-					mem, load := idleOf(t, s.pid(), p.idle)
-					mu.Lock()
-					defer mu.Unlock()
-					r.add("rss"+suffix, s.name(), mem)
-					r.add("cpu"+suffix, s.name(), load)
-				})
-			}
-		})
-	}
-}
-
-// idleOf waits and returns MiB and percent of a core over the wait's second half.
-func idleOf(t *testing.T, pid int, d time.Duration) (mem, load float64) {
-	time.Sleep(d / 2)
-	before, err := cpu(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	from := time.Now()
-	time.Sleep(d - d/2)
-	after, err := cpu(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if mem, err = rss(pid); err != nil {
-		t.Fatal(err)
-	}
-	return mem, 100 * float64(after-before) / float64(time.Since(from))
+	l.t.Fatalf("%s: the runtime shows no container that has ended", pod)
+	return time.Time{}
 }

@@ -49,29 +49,44 @@ func (r results) bestFloor(measure string) (string, []float64) {
 	return name, best
 }
 
-// measure is one row of the table.
-type measure struct{ id, text, unit string }
-
-var measures = []measure{
-	{"start", "manifest renamed into the folder → process runs", "s"},
-	{"burst20", "20 pods at once → all run", "s"},
-	{"burst100", "100 pods at once → all run", "s"},
-	{"restart", "container exits → runs again", "s"},
-	{"decide", "container exits → restart decided", "ms"},
-	{"rss0", "memory (VmRSS), no pod", "MiB"},
-	{"rss100", "memory (VmRSS), 100 idle pods", "MiB"},
-	{"cpu0", "CPU of one core, no pod", "%"},
-	{"cpu100", "CPU of one core, 100 idle pods", "%"},
+// measure is one row of the table. The target is what nodeagent's median must
+// not exceed: the figure itself or, with perFloor, its ratio to the floor.
+type measure struct {
+	id, text, unit string
+	target         float64
+	perFloor       bool
 }
 
-var columns = []string{"kubelet, defaults", "kubelet, tuned", "nodeagent"}
+// measures are the rows in order. The exit's targets are about the call that
+// starts the successor; whether the runtime then is quick is not the agent's.
+func measures() []measure {
+	return []measure{
+		{"start", "manifest renamed into the folder → process runs", "s", 1.15, true},
+		{"burst20", "20 pods at once → all run", "s", 0, false},
+		{"burst100", "100 pods at once → all run", "s", 1.2, true},
+		{"decide", "container exits → its successor is asked for", "ms", 20, false},
+		{"restart", "container exits → its successor runs", "s", 0, false},
+		{"rss0", "memory (VmRSS), no pod", "MB", 30, false},
+		{"anon0", "… of it anonymous (RssAnon)", "MB", 0, false},
+		{"pss0", "… proportional share (Pss)", "MB", 0, false},
+		{"peak0", "… highest since its start (VmHWM)", "MB", 0, false},
+		{"rss100", "memory (VmRSS), 100 idle pods", "MB", 45, false},
+		{"anon100", "… of it anonymous (RssAnon)", "MB", 0, false},
+		{"pss100", "… proportional share (Pss)", "MB", 0, false},
+		{"peak100", "… highest since its start (VmHWM)", "MB", 0, false},
+		{"cpu0", "CPU of one core, no pod", "%", 0, false},
+		{"cpu100", "CPU of one core, 100 idle pods", "%", 0.5, false},
+	}
+}
+
+var columns = [...]string{"kubelet", "kubelet, tuned", "nodeagent"}
 
 // table is the whole outcome as markdown: median / p99 (number of samples).
 func (r results) table() string {
 	var b strings.Builder
-	fmt.Fprintln(&b, "| measured | unit | floor | "+strings.Join(columns, " | ")+" | nodeagent ÷ floor | kubelet (tuned) ÷ nodeagent |")
-	fmt.Fprintln(&b, "| --- | --- | --- | --- | --- | --- | --- | --- |")
-	for _, m := range measures {
+	fmt.Fprintln(&b, "| measured | unit | floor | "+strings.Join(columns[:], " | ")+" | nodeagent ÷ floor | better kubelet ÷ nodeagent | target |")
+	fmt.Fprintln(&b, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+	for _, m := range measures() {
 		if len(r[m.id]) == 0 {
 			continue
 		}
@@ -81,16 +96,36 @@ func (r results) table() string {
 			cells = append(cells, cell(r[m.id][c]))
 		}
 		ours := median(r[m.id]["nodeagent"])
-		cells = append(cells, ratio(ours, median(floor)), ratio(median(r[m.id]["kubelet, tuned"]), ours))
+		peer := min(median(r[m.id]["kubelet"]), median(r[m.id]["kubelet, tuned"]))
+		cells = append(cells, ratio(ours, median(floor)), ratio(peer, ours), m.verdict(ours, median(floor)))
 		fmt.Fprintln(&b, "| "+strings.Join(cells, " | ")+" |")
 	}
-	for _, m := range measures {
+	for _, m := range measures() {
 		if name, v := r.bestFloor(m.id); len(v) > 0 && strings.HasPrefix(m.id, "burst") {
-			fmt.Fprintf(&b, "\nThe floor of %q is the %s.", m.text, name)
+			fmt.Fprintf(&b, "\nThe best floor of %q is the %s.", m.text, strings.TrimPrefix(name, "floor "))
 		}
 	}
 	fmt.Fprintln(&b)
 	return b.String()
+}
+
+// verdict says whether the target holds; it is printed and never asserted.
+func (m measure) verdict(ours, floor float64) string {
+	if m.target == 0 {
+		return ""
+	}
+	figure, target := ours, fmt.Sprintf("≤ %v %s", m.target, m.unit)
+	if m.perFloor {
+		figure, target = ours/floor, fmt.Sprintf("≤ %v × floor", m.target)
+	}
+	switch {
+	case math.IsNaN(figure):
+		return target + ": not measured"
+	case figure <= m.target:
+		return target + ": met"
+	default:
+		return target + ": missed"
+	}
 }
 
 func cell(v []float64) string {
@@ -123,10 +158,12 @@ func ratio(a, b float64) string {
 }
 
 // header says what the numbers were measured on.
-func header(containerd string) string {
-	commit, _ := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+func header(containerd string, p plan, took time.Duration) string {
+	commit, _ := exec.Command("git", "describe", "--always", "--dirty").Output()
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return fmt.Sprintf("Medians / p99 (samples) of one run on %s: %d CPUs, Linux %s, containerd %s, %s, nodeagent %s.\n",
-		time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), strings.TrimSpace(string(kernel)), containerd, runtime.Version(),
-		strings.TrimSpace(string(commit)))
+	load, _ := os.ReadFile("/proc/loadavg")
+	return fmt.Sprintf("One run on %s, %s long: %d CPUs, Linux %s, containerd %s, %s, nodeagent %s; memory after %s idle. "+
+		"Load average at the end: %s.\nEach cell: median / p99 (samples).\n",
+		time.Now().UTC().Format("2006-01-02"), took.Round(time.Minute), runtime.NumCPU(), strings.TrimSpace(string(kernel)), containerd,
+		runtime.Version(), strings.TrimSpace(string(commit)), p.idle, strings.Join(strings.Fields(string(load))[:3], " "))
 }
