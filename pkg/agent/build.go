@@ -7,7 +7,6 @@ import (
 	goruntime "runtime"
 	"time"
 
-	mount "k8s.io/mount-utils"
 
 	"github.com/nodeagent/nodeagent/pkg/cni"
 	"github.com/nodeagent/nodeagent/pkg/journal"
@@ -86,7 +85,7 @@ func (a *agent) newCNI() (*cni.Manager, error) {
 }
 
 func (a *agent) newVolumes() *volumes.Manager {
-	return volumes.New(volumes.Options{PodsDir: a.statePath(podsDir), Mounter: mount.New(""), Log: a.log})
+	return volumes.New(volumes.Options{PodsDir: a.statePath(podsDir), Log: a.log})
 }
 
 func (a *agent) newServer() (*server.Server, error) {
