@@ -238,8 +238,9 @@ func (s *Server) replace(r *http.Request, rec store.Record, raw []byte, dry bool
 		return nil, err
 	}
 	if o.Pod.UID != old.UID {
-		return nil, apierrors.NewConflict(resource("pods"), key.Name,
-			fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: %s", o.Pod.UID, old.UID))
+		//lint:ignore ST1005 the API server's own words
+		err := fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: %s", o.Pod.UID, old.UID)
+		return nil, apierrors.NewConflict(resource("pods"), key.Name, err)
 	}
 	rv := o.Pod.ResourceVersion
 	if rv != "" && rv != old.ResourceVersion {
