@@ -7,7 +7,6 @@ import (
 	goruntime "runtime"
 	"time"
 
-
 	"github.com/nodeagent/nodeagent/pkg/cni"
 	"github.com/nodeagent/nodeagent/pkg/journal"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
