@@ -137,29 +137,39 @@ func (l *lab) restarts(r results, s system, samples int) {
 			l.t.Fatalf("%s: %v", s.name(), err)
 		}
 		exited := l.exitOf(pods[0])
+		asked := l.tap.last(pods[0])
+		if asked.Before(exited) {
+			l.t.Fatalf("%s: nobody asked for a successor of %s after it ended", s.name(), pods[0])
+		}
 		r.add("restart", s.name(), at.Sub(exited).Seconds())
-		r.add("decide", s.name(), l.tap.last(pods[0]).Sub(exited).Seconds()*1000)
+		r.add("decide", s.name(), asked.Sub(exited).Seconds()*1000)
 		l.gone(s, pods)
 	}
 }
 
-// exitOf is when the pod's first container ended, as the runtime notes it.
+// exitOf is when the pod's first container ended, as the runtime notes it; it
+// may note that after the successor runs.
 func (l *lab) exitOf(pod string) time.Time {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	for _, c := range l.n.Containers() {
-		if !strings.HasPrefix(c.Labels["io.kubernetes.pod.name"], pod) || c.Metadata.Attempt != 0 {
-			continue
+	var at time.Time
+	l.n.Eventually(30*time.Second, pod+" shows when its first container ended", func() error {
+		for _, c := range l.n.Containers() {
+			if !strings.HasPrefix(c.Labels["io.kubernetes.pod.name"], pod) || c.Metadata.Attempt != 0 {
+				continue
+			}
+			st, err := l.n.CRI().ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+			if err != nil {
+				return err
+			}
+			if st.Status.FinishedAt != 0 {
+				at = time.Unix(0, st.Status.FinishedAt)
+				return nil
+			}
+			return fmt.Errorf("container %s is %s", c.Id, c.State)
 		}
-		st, err := l.n.CRI().ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		if st.Status.FinishedAt != 0 {
-			return time.Unix(0, st.Status.FinishedAt)
-		}
-	}
-	l.t.Fatalf("%s: the runtime shows no container that has ended", pod)
-	return time.Time{}
+		return fmt.Errorf("it has none")
+	})
+	return at
 }

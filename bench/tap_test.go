@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -112,11 +113,18 @@ func (p *tap) note(at time.Time, msg []byte) {
 	p.asked[r.GetSandboxConfig().GetMetadata().GetName()] = at
 }
 
-// last is when a container of the pod was asked for last.
+// last is when a container of the pod was asked for last. A kubelet adds the
+// node's name to the pod's.
 func (p *tap) last(pod string) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.asked[pod]
+	var latest time.Time
+	for name, at := range p.asked {
+		if (name == pod || strings.HasPrefix(name, pod+"-")) && at.After(latest) {
+			latest = at
+		}
+	}
+	return latest
 }
 
 // bare is a codec that leaves messages alone.
