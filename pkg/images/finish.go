@@ -26,6 +26,9 @@ func (m *Manager) finish(pl *pull, id string, size uint64, err error, ending boo
 	if m.pulls[pl.key] == pl {
 		delete(m.pulls, pl.key)
 	}
+	if err == nil { // the last look was a moment before the last byte
+		pl.done = pl.total
+	}
 	now := m.opts.Clock.Now()
 	wake := map[types.UID]bool{}
 	failed := map[backoffKey]bool{}
