@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -127,6 +128,22 @@ func (s *soak) settle(kill int) {
 	}
 }
 
+// strays describes the shims that belong to no sandbox.
+func (s *soak) strays() []string {
+	known := map[string]bool{}
+	for _, b := range s.n.Sandboxes() {
+		known[b.Id] = true
+	}
+	var out []string
+	for _, shim := range s.n.Shims() {
+		if i := slices.Index(shim.Args, "-id"); i < 0 || i+1 >= len(shim.Args) || !known[shim.Args[i+1]] {
+			tree, _ := s.n.Exec("sh", "-c", fmt.Sprintf("for c in $(cat /proc/%d/task/*/children); do tr '\\0' ' ' </proc/$c/cmdline; done", shim.PID))
+			out = append(out, fmt.Sprintf("%v with processes %q", shim.Args, tree))
+		}
+	}
+	return out
+}
+
 // exact compares what is on the node with what should be.
 func (s *soak) exact() error {
 	want := len(s.want)
@@ -147,7 +164,7 @@ func (s *soak) exact() error {
 		"network namespaces": len(s.n.Mounts("/run/netns/cni-")),
 	} {
 		if got != want {
-			return fmt.Errorf("%d %s, want %d", got, what, want)
+			return fmt.Errorf("%d %s, want %d; shims: %v", got, what, want, s.strays())
 		}
 	}
 	dirs, err := os.ReadDir(s.n.StateDir() + "/pods")
