@@ -380,6 +380,38 @@ func TestStartError(t *testing.T) {
 	}
 }
 
+// TestInterruptedStart: what containerd notes when the agent is killed in the
+// middle of a start.
+func TestInterruptedStart(t *testing.T) {
+	for _, message := range []string{
+		"failed to create containerd task: failed to create shim task: context canceled: unknown",
+		"failed to create containerd task: failed to start shim: start failed: : signal: killed: unknown",
+	} {
+		f := newFake(t, nil)
+		c := dialFake(t, f, nil)
+		p := onePod("u1")
+		box, err := c.RunSandbox(t.Context(), p, SandboxOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := ctrOptions(box, 2)
+		o.Command = []string{"/cut/short", message}
+		id, err := c.CreateContainer(t.Context(), p, &p.Spec.Containers[0], o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.StartContainer(t.Context(), id); err == nil {
+			t.Fatal("the start succeeds")
+		}
+		for range 2 {
+			m := mustPod(t, c, "u1").Containers[0]
+			if m.State != StateCreated || !m.Interrupted || m.Attempt != 2 || m.ExitCode != 0 || !m.FinishedAt.IsZero() {
+				t.Errorf("%s: %+v", message, m)
+			}
+		}
+	}
+}
+
 func TestGone(t *testing.T) {
 	f := newFake(t, nil)
 	c := dialFake(t, f, nil)

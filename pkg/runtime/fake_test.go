@@ -308,6 +308,11 @@ func (f *fakeRuntime) StartContainer(_ context.Context, r *cri.StartContainerReq
 		c.st.State, c.st.FinishedAt, c.st.ExitCode, c.st.Reason = cri.ContainerState_CONTAINER_EXITED, 1, 128, "StartError"
 		return nil, status.Error(codes.Unknown, "exec: /no/such: no such file or directory")
 	}
+	if len(c.cfg.GetCommand()) > 0 && c.cfg.GetCommand()[0] == "/cut/short" {
+		c.st.State, c.st.FinishedAt, c.st.ExitCode, c.st.Reason = cri.ContainerState_CONTAINER_EXITED, 1, 128, "StartError"
+		c.st.Message = c.cfg.GetCommand()[1]
+		return nil, status.Error(codes.Canceled, "context canceled")
+	}
 	c.st.State, c.st.StartedAt = cri.ContainerState_CONTAINER_RUNNING, time.Now().UnixNano()
 	return &cri.StartContainerResponse{}, f.lost("start")
 }

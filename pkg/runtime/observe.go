@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -283,10 +284,10 @@ func (c *Client) detailContainer(ctx context.Context, l *cri.Container, wait boo
 		return containerOf(l, r), nil
 	}
 	d, err := ask()
-	if err == nil && d.State != StateExited && wait && c.index.lagging(l.GetId()) {
+	if err == nil && d.State != StateExited && !d.Interrupted && wait && c.index.lagging(l.GetId()) {
 		err = c.settle(ctx, l.GetId(), func() (bool, error) {
 			d, err = ask()
-			return err == nil && d.State == StateExited, err
+			return err == nil && (d.State == StateExited || d.Interrupted), err
 		})
 	}
 	if errors.Is(err, errdefs.ErrNotFound) {
@@ -294,6 +295,9 @@ func (c *Client) detailContainer(ctx context.Context, l *cri.Container, wait boo
 	}
 	if err != nil {
 		return nil, err
+	}
+	if d.Interrupted {
+		return d, nil
 	}
 	c.index.setContainer(types.UID(l.GetLabels()[pod.LabelPodUID]), d)
 	return c.withExit(d), nil
@@ -343,7 +347,20 @@ func containerOf(l *cri.Container, st *cri.ContainerStatus) *Container {
 		st.GetImage().GetUserSpecifiedImage(), st.GetImage().GetImage())
 	// containerd 1.6 has no image id field; the list's reference is the id there.
 	d.ImageID = cmp.Or(st.GetImageId(), l.GetImageId(), l.GetImageRef())
+	if startCutShort(d) {
+		d.State, d.Interrupted = StateCreated, true
+		d.FinishedAt, d.ExitCode, d.Reason, d.Message = time.Time{}, 0, "", ""
+	}
 	return d
+}
+
+// startCutShort says that a start failed because its caller went away in the
+// midst of it, as an agent that is killed does: containerd then cancels the
+// call and kills the shim's start command. That is no failure of the container.
+func startCutShort(d *Container) bool {
+	return d.State == StateExited && d.Reason == "StartError" && d.StartedAt.IsZero() &&
+		(strings.Contains(d.Message, "context canceled") ||
+			strings.Contains(d.Message, "failed to start shim") && strings.Contains(d.Message, "signal: killed"))
 }
 
 func stateOf(s cri.ContainerState) ContainerState {

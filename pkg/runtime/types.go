@@ -52,7 +52,10 @@ type Container struct {
 	Attempt   uint32 // = restart count of the name
 	Init      bool
 	State     ContainerState
-	CreatedAt time.Time
+	// Interrupted goes with StateCreated: a start was cut short because the
+	// caller died. Nothing ran, and the runtime will not start it again.
+	Interrupted bool
+	CreatedAt   time.Time
 	// StartedAt and FinishedAt are zero while they have not happened.
 	StartedAt, FinishedAt time.Time
 	ExitCode              int32

@@ -116,7 +116,7 @@ func (w *world) do(a Action) {
 			SpecImage: spec.Image, CreatedAt: w.now, Annotations: map[string]string{pod.AnnotationBackoffLevel: strconv.Itoa(a.Level)}})
 	case StartContainer:
 		c := w.container(a.ID)
-		if c.State != runtime.StateCreated {
+		if c.State != runtime.StateCreated || c.Interrupted {
 			w.t.Fatalf("starting a container that is %s: %v", c.State, w.log)
 		}
 		c.State, c.StartedAt = runtime.StateRunning, w.now
@@ -263,6 +263,28 @@ func TestInitFailureWithNeverEndsThePod(t *testing.T) {
 		t.Fatalf("not ended: %v", w.log)
 	}
 	w.wantRunning()
+}
+
+// TestInterruptedStart: the agent was killed in the midst of a start. The pod
+// has not failed and its container was not restarted.
+func TestInterruptedStart(t *testing.T) {
+	for _, name := range []string{"init0", "app0"} {
+		w := newWorld(t, v1.RestartPolicyNever, 1, 1)
+		if name == "app0" {
+			w.settle()
+			w.exit("init0", 0)
+		}
+		for w.observed.Newest(name) == nil || w.observed.Newest(name).State != runtime.StateCreated {
+			w.do(w.next().Actions[0])
+		}
+		c := w.observed.Newest(name)
+		c.Interrupted = true
+		id := c.ID
+		w.settle()
+		if now := w.observed.Newest(name); now.ID == id || now.Attempt != 0 || now.State != runtime.StateRunning {
+			t.Errorf("%s: %+v: %v", name, now, w.log)
+		}
+	}
 }
 
 func TestLostSandboxIsRebuiltOnlyForThoseWhoRunAgain(t *testing.T) {

@@ -192,13 +192,14 @@ func step(in Input, sandbox *runtime.Sandbox, spec *v1.Container, init bool, pla
 	case c == nil:
 	case alive(c):
 		return
-	case c.State == runtime.StateCreated && c.SandboxID == sandbox.ID && !imageChanged(spec, c):
+	case c.State == runtime.StateCreated && c.SandboxID == sandbox.ID && !c.Interrupted && !imageChanged(spec, c):
 		// Made, but the agent did not get to start it.
 		plan.add(Action{Kind: StartContainer, Container: spec.Name, ID: c.ID, Attempt: c.Attempt, Init: init})
 		return
 	case c.State == runtime.StateCreated:
+		// It never ran: what takes its place is no restart.
 		plan.add(Action{Kind: RemoveContainer, Container: spec.Name, ID: c.ID})
-		create.Attempt = c.Attempt
+		create.Attempt, create.Level = c.Attempt, in.Backoff.level(c)
 	default:
 		create.Attempt = c.Attempt + 1
 		if imageChanged(spec, c) {
