@@ -283,9 +283,9 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// TestEmbedded runs on a private containerd that the agent supervises.
-func TestEmbedded(t *testing.T) {
-	n := newNode(t, testbed.WithContainerd(testbed.NoContainerd))
+// shipImages puts the demo images where an agent imports them from.
+func shipImages(t *testing.T, n *testbed.Node) {
+	t.Helper()
 	if err := os.MkdirAll(n.StateDir()+"/images", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -296,6 +296,12 @@ func TestEmbedded(t *testing.T) {
 	if err := os.WriteFile(n.StateDir()+"/images/demo.tar", archive, 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestEmbedded runs on a private containerd that the agent supervises.
+func TestEmbedded(t *testing.T) {
+	n := newNode(t, testbed.WithContainerd(testbed.NoContainerd))
+	shipImages(t, n)
 	n.StartAgent()
 	n.WriteManifest("web.yaml", deck(t, "pod-example"))
 	n.WriteManifest("p.yaml", manifest{name: "p"}.String())
