@@ -25,11 +25,11 @@ help: ## list the targets
 go:
 	@hack/require-go.sh
 
-.PHONY: deps-run deps-test
-deps-run:
-	@hack/install-deps.sh run
+.PHONY: deps-test containerd2
 deps-test:
 	@hack/install-deps.sh test
+containerd2: go deps-test
+	@hack/build-containerd2.sh
 
 .PHONY: build
 build: go ## one static binary, bin/nodeagent
@@ -52,7 +52,7 @@ test-short: go ## unit tests only, for the inner loop
 	go test -short $(UNIT)
 
 .PHONY: test-unit
-test-unit: go ## unit and kernel tiers, and the seeds of every fuzz target
+test-unit: go deps-test containerd2 ## unit and kernel tiers, and the seeds of every fuzz target
 	go test -race -timeout 15m $(UNIT)
 
 .PHONY: test-judge
@@ -60,13 +60,12 @@ test-judge: go ## our defaults and validation against k8s.io/kubernetes' own
 	go test -C test/kubernetes -timeout 15m ./judge/
 
 .PHONY: test-node
-test-node: go ## the real agent on Debian's containerd and on containerd 2
-	@hack/build-containerd2.sh
+test-node: go deps-test containerd2 ## the real agent on Debian's containerd and on containerd 2
 	NODE_CONTAINERD=1.6 go test -race -count=1 -timeout $(NODE_TIMEOUT) -skip '^TestSoak$$' ./test/node
 	NODE_CONTAINERD=2.4 go test -race -count=1 -timeout $(NODE_TIMEOUT) -skip '^TestSoak$$' ./test/node
 
 .PHONY: soak-short
-soak-short: go
+soak-short: go deps-test ## the soak with a few kills
 	SOAK_KILLS=$${SOAK_KILLS:-8} go test -race -count=1 -timeout 10m -run '^TestSoak$$' ./test/node
 
 .PHONY: soak
