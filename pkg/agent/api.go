@@ -80,7 +80,7 @@ func (a *agent) Volumes(context.Context) ([]api.Volume, error) {
 	for _, v := range list {
 		vol := api.Volume{PodUID: string(v.PodUID), Name: v.Name, Kind: v.Kind, HostPath: v.Path}
 		if r, ok := a.store.ByUID(v.PodUID); ok {
-			vol.Namespace, vol.Pod = r.Pod.Namespace, r.Pod.Name
+			vol.Namespace, vol.Pod, vol.ReadOnly = r.Pod.Namespace, r.Pod.Name, pod.ReadsOnly(r.Pod, v.Name)
 		}
 		out = append(out, vol)
 	}
@@ -94,6 +94,7 @@ func (a *agent) hostPaths() (out []api.Volume) {
 			if v.HostPath != nil && !pod.IsTerminal(r.Pod.Status.Phase) {
 				out = append(out, api.Volume{
 					Namespace: r.Pod.Namespace, Pod: r.Pod.Name, PodUID: string(r.Pod.UID), Name: v.Name, Kind: "hostPath", HostPath: v.HostPath.Path,
+					ReadOnly: pod.ReadsOnly(r.Pod, v.Name),
 				})
 			}
 		}

@@ -60,7 +60,7 @@ const (
 	// AnnotationBackoffLevel is how many crashes in a row a container follows,
 	// so that a restarted agent goes on with the same crash back-off.
 	AnnotationBackoffLevel = "nodeagent.dev/backoff-level"
-	// AnnotationOrigin is the file, URL or "push" a pod came from; set on pods
+	// AnnotationOrigin is the file, URL or "api" a pod came from; set on pods
 	// that the store hands out.
 	AnnotationOrigin = "nodeagent.dev/origin"
 )
@@ -89,6 +89,22 @@ func Container(p *v1.Pod, name string) (c *v1.Container, init bool, ok bool) {
 		}
 	}
 	return nil, false, false
+}
+
+// ReadsOnly says that a volume is mounted, and by nobody to write to it.
+func ReadsOnly(p *v1.Pod, volume string) bool {
+	mounted := false
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			for _, m := range list[i].VolumeMounts {
+				if m.Name == volume && !m.ReadOnly {
+					return false
+				}
+				mounted = mounted || m.Name == volume
+			}
+		}
+	}
+	return mounted
 }
 
 // GracePeriod is the pod's terminationGracePeriodSeconds, in seconds.
