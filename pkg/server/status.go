@@ -48,7 +48,10 @@ func toStatus(err error, what, name string) metav1.Status {
 		s = apierrors.NewConflict(res, name, err)
 	case errors.Is(err, errdefs.ErrInvalid):
 		s = apierrors.NewInvalid(schema.GroupKind{Kind: kindOf(what)}, name, nil)
-		s.ErrStatus.Message = fmt.Sprintf("%s %q is invalid: %v", kindOf(what), name, err)
+		s.ErrStatus.Message = err.Error()
+		if what != "" {
+			s.ErrStatus.Message = fmt.Sprintf("%s %q is invalid: %v", kindOf(what), name, err)
+		}
 	case errors.Is(err, errdefs.ErrExpired):
 		s = apierrors.NewResourceExpired(err.Error())
 	case errors.Is(err, errdefs.ErrTransient), errors.Is(err, errdefs.ErrUnavailable):
