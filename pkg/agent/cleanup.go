@@ -7,13 +7,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -89,10 +89,6 @@ func (c *cleaner) pods(ctx context.Context) map[types.UID]bool {
 		p := &pods[i]
 		uids[p.UID] = true
 		c.did("pod "+p.Namespace+"/"+p.Name, endPod(ctx, client, p))
-		logs := filepath.Join(c.cfg.PodLogDir, p.Namespace+"_"+p.Name+"_"+string(p.UID))
-		if err := os.RemoveAll(logs); err != nil {
-			c.did(logs, err)
-		}
 	}
 	return uids
 }
@@ -146,7 +142,8 @@ func endPod(ctx context.Context, client *runtime.Client, p *runtime.Pod) error {
 	return nil
 }
 
-// leftovers gives back volumes and cgroups, also of pods whose sandbox is gone.
+// leftovers gives back volumes, cgroups and logs, also of pods whose sandbox is
+// gone.
 func (c *cleaner) leftovers(ctx context.Context, uids map[types.UID]bool) {
 	known, err := c.volumes.Pods()
 	if err != nil {
@@ -171,6 +168,9 @@ func (c *cleaner) leftovers(ctx context.Context, uids map[types.UID]bool) {
 		}
 		if err := cgroups.Remove(ctx, uid); err != nil {
 			c.did("cgroup of pod "+string(uid), err)
+		}
+		if err := podworker.RemoveLogs(c.cfg.PodLogDir, c.cfg.ContainerLogDir, uid); err != nil {
+			c.did("logs of pod "+string(uid), err)
 		}
 	}
 	c.did("cgroups", cgroups.Cleanup(ctx))

@@ -57,9 +57,9 @@ func (s *turn) act(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a life
 	case lifecycle.Release:
 		return false, time.Time{}, s.releasePod(ctx)
 	case lifecycle.Discard:
-		return false, time.Time{}, s.discardPod(ctx, p)
+		return false, time.Time{}, s.discardPod(ctx)
 	case lifecycle.Forget:
-		return false, time.Time{}, s.forget(ctx, p)
+		return false, time.Time{}, s.forget(ctx)
 	default:
 		return false, time.Time{}, fmt.Errorf("pod %s: action %q is not known", pod.Describe(p), a.Kind)
 	}
@@ -220,9 +220,8 @@ func (s *turn) releasePod(ctx context.Context) error {
 	return nil
 }
 
-func (s *turn) forget(ctx context.Context, p *v1.Pod) error {
-	logs := s.m.logDir(p)
-	if err := s.m.removeTraces(ctx, s.uid, logs); err != nil {
+func (s *turn) forget(ctx context.Context) error {
+	if err := s.m.removeTraces(ctx, s.uid); err != nil {
 		return err
 	}
 	s.m.Images.Forget(s.uid)
@@ -233,8 +232,8 @@ func (s *turn) forget(ctx context.Context, p *v1.Pod) error {
 }
 
 // discardPod removes the files of a finished pod; its checkpoint stays.
-func (s *turn) discardPod(ctx context.Context, p *v1.Pod) error {
-	if err := s.m.removeTraces(ctx, s.uid, s.m.logDir(p)); err != nil {
+func (s *turn) discardPod(ctx context.Context) error {
+	if err := s.m.removeTraces(ctx, s.uid); err != nil {
 		return err
 	}
 	s.discarded = true

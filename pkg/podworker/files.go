@@ -170,23 +170,15 @@ func (m *Manager) writeHosts(p *v1.Pod, ips []string) (string, error) {
 
 // removeTraces removes what is on disk of a pod that no longer runs. The
 // checkpoint stays: the store removes it last.
-func (m *Manager) removeTraces(ctx context.Context, uid types.UID, logs string) error {
+func (m *Manager) removeTraces(ctx context.Context, uid types.UID) error {
 	if err := m.Volumes.TearDown(ctx, uid); err != nil {
 		return err
 	}
 	if err := m.Cgroups.Remove(ctx, uid); err != nil {
 		return err
 	}
-	if logs == "" {
-		if found, _ := filepath.Glob(filepath.Join(m.PodLogDir, "*_*_"+string(uid))); len(found) == 1 {
-			logs = found[0]
-		}
-	}
-	if logs != "" {
-		m.removeLinks(logs)
-		if err := os.RemoveAll(logs); err != nil {
-			return fmt.Errorf("cannot remove the logs of pod %s: %w", uid, err)
-		}
+	if err := RemoveLogs(m.PodLogDir, m.ContainerLogDir, uid); err != nil {
+		return err
 	}
 	for _, name := range []string{"containers", "etc-hosts"} {
 		if err := os.RemoveAll(filepath.Join(m.podDir(uid), name)); err != nil {
@@ -200,18 +192,42 @@ func (m *Manager) removeTraces(ctx context.Context, uid types.UID, logs string) 
 	return nil
 }
 
-// removeLinks removes the links that lead into a pod's log folder.
-func (m *Manager) removeLinks(logs string) {
-	parts := strings.SplitN(filepath.Base(logs), "_", 3) // namespace, name, uid
-	if len(parts) < 3 {
-		return
+// RemoveLogs removes a pod's log folder in logDir and the links in linkDir that
+// lead into it. A link that cannot be removed is reported once: the folder, by
+// which its links are found, goes all the same.
+func RemoveLogs(logDir, linkDir string, uid types.UID) error {
+	folders, err := os.ReadDir(logDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove the logs of pod %s: %w", uid, err)
 	}
-	links, _ := filepath.Glob(filepath.Join(m.ContainerLogDir, parts[1]+"_"+parts[0]+"_*.log"))
-	for _, l := range links {
-		if target, err := os.Readlink(l); err == nil && strings.HasPrefix(target, logs+"/") {
-			if err := os.Remove(l); err != nil {
-				m.Log.Warn("cannot remove the link of a log that is gone", "link", l, "err", err)
-			}
+	for _, f := range folders {
+		id := strings.SplitN(f.Name(), "_", 3) // namespace, name, uid
+		if len(id) < 3 || id[2] != string(uid) {
+			continue
+		}
+		logs := filepath.Join(logDir, f.Name())
+		err := errors.Join(removeLinks(linkDir, id[1]+"_"+id[0]+"_", logs+"/"), os.RemoveAll(logs))
+		if err != nil {
+			return fmt.Errorf("cannot remove the logs of pod %s: %w", uid, err)
 		}
 	}
+	return nil
+}
+
+// removeLinks removes the links of that prefix that lead into a folder.
+func removeLinks(dir, prefix, into string) error {
+	links, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, l := range links {
+		path := filepath.Join(dir, l.Name())
+		if !strings.HasPrefix(l.Name(), prefix) {
+			continue
+		}
+		if target, e := os.Readlink(path); e == nil && strings.HasPrefix(target, into) {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	return err
 }

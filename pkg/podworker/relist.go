@@ -142,7 +142,7 @@ func (m *Manager) sweepFolders(live map[types.UID]bool) {
 		if _, known := m.Store.ByUID(uid); known || busy {
 			continue
 		}
-		if err := m.removeTraces(m.ctx, uid, ""); err != nil {
+		if err := m.removeTraces(m.ctx, uid); err != nil {
 			m.Log.Warn("cannot clean up after a pod that is gone; will try again", "uid", uid, "err", err)
 		}
 	}

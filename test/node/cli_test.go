@@ -156,7 +156,7 @@ func TestCleanup(t *testing.T) {
 				container: "volumeMounts: [{name: mem, mountPath: /mem}]\n"}.String())
 			n.WriteManifest("web.yaml", deck(t, "pod-example"))
 			n.WaitPods(long, testbed.Running("p", "pod-example"))
-			if out, err := n.CLI("cleanup", "--config", n.ConfigFile()); err == nil || !strings.Contains(err.Error(), "running") {
+			if out, err := n.CLI("cleanup", "--config", n.ConfigFile()); err == nil || !strings.Contains(err.Error(), "is in use") {
 				t.Errorf("cleanup beside a running agent: %v: %s", err, out)
 			}
 			n.KillAgent()
@@ -185,6 +185,11 @@ func TestCleanup(t *testing.T) {
 			}
 			if rules, err := n.Exec("iptables-save"); err != nil || strings.Contains(strings.ToUpper(rules), "NODEAGENT") {
 				t.Errorf("rules: %v\n%s", err, rules)
+			}
+			for _, dir := range []string{"logs/pods", "logs/containers"} {
+				if left, err := os.ReadDir(n.Path(dir)); err != nil || len(left) > 0 {
+					t.Errorf("%s: %v, %v", dir, left, err)
+				}
 			}
 			if _, err := os.Stat(filepath.Join(n.Manifests(), "p.yaml")); err != nil {
 				t.Errorf("the user's manifest: %v", err)
