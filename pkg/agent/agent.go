@@ -83,6 +83,7 @@ type agent struct {
 	log      *slog.Logger
 	instance string
 	started  time.Time
+	endpoint string // of the runtime: the configured one, or what "auto" came to before
 
 	metrics    *metrics.Metrics
 	events     *events.Recorder
@@ -113,6 +114,9 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 	revisions := journal.NewCounter(time.Now())
 	a.events = events.New(events.Options{NodeName: cfg.NodeName, Revisions: revisions, Clock: time.Now})
 	if a.store, err = a.openStore(revisions); err != nil {
+		return nil, err
+	}
+	if a.endpoint, err = settleRuntime(cfg, len(a.store.Records()) > 0); err != nil {
 		return nil, err
 	}
 	if a.push, err = a.newPush(); err != nil {
@@ -182,15 +186,22 @@ func (a *agent) prepareReload() error {
 		return err
 	}
 	for name, pair := range map[string][2]any{
-		"stateDir":           {a.cfg.StateDir, cfg.StateDir},
-		"runDir":             {a.cfg.RunDir, cfg.RunDir},
-		"nodeName":           {a.cfg.NodeName, cfg.NodeName},
-		"podLogDir":          {a.cfg.PodLogDir, cfg.PodLogDir},
-		"runtime.cgroupRoot": {a.cfg.Runtime.CgroupRoot, cfg.Runtime.CgroupRoot},
+		"stateDir":             {a.cfg.StateDir, cfg.StateDir},
+		"runDir":               {a.cfg.RunDir, cfg.RunDir},
+		"nodeName":             {a.cfg.NodeName, cfg.NodeName},
+		"podLogDir":            {a.cfg.PodLogDir, cfg.PodLogDir},
+		"containerLogDir":      {a.cfg.ContainerLogDir, cfg.ContainerLogDir},
+		"runtime.cgroupRoot":   {a.cfg.Runtime.CgroupRoot, cfg.Runtime.CgroupRoot},
+		"runtime.cgroupDriver": {a.cfg.Runtime.CgroupDriver, cfg.Runtime.CgroupDriver},
+		"network.confDir":      {a.cfg.Network.ConfDir, cfg.Network.ConfDir},
 	} {
 		if !reflect.DeepEqual(pair[0], pair[1]) {
-			return fmt.Errorf("%s cannot change while pods run (%v to %v): stop the agent, run nodeagent cleanup with the old configuration, and start it again", name, pair[0], pair[1])
+			return cannotChange(name, pair[0], pair[1])
 		}
+	}
+	// Even without pods: one may come before the next run has read this again.
+	if _, err := settleRuntime(cfg, true); err != nil {
+		return err
 	}
 	log, err := newLogger(cfg.Log, a.o.LogTo)
 	if err != nil {

@@ -54,6 +54,38 @@ func TestInstanceOutlivesARename(t *testing.T) {
 	}
 }
 
+func TestPodsKeepTheirRuntime(t *testing.T) {
+	const shared = "unix:///run/containerd/containerd.sock"
+	for _, tc := range []struct {
+		kept, configured string
+		hasPods          bool
+		want             string // empty: refused
+	}{
+		{"", config.EndpointAuto, true, config.EndpointAuto},
+		{"", shared, true, shared},
+		{shared, config.EndpointAuto, true, shared},
+		{shared, shared, true, shared},
+		{config.EndpointEmbedded, config.EndpointAuto, true, config.EndpointEmbedded},
+		{config.EndpointEmbedded, shared, true, ""},
+		{shared, config.EndpointEmbedded, true, ""},
+		// Without pods the host may have been given another runtime.
+		{config.EndpointEmbedded, config.EndpointAuto, false, config.EndpointAuto},
+		{config.EndpointEmbedded, shared, false, shared},
+	} {
+		cfg := &config.NodeAgentConfiguration{StateDir: t.TempDir()}
+		cfg.Runtime.Endpoint = tc.configured
+		if tc.kept != "" {
+			if err := keepRuntime(cfg.StateDir, tc.kept); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := settleRuntime(cfg, tc.hasPods)
+		if got != tc.want || (err == nil) != (tc.want != "") {
+			t.Errorf("%+v: %q, %v", tc, got, err)
+		}
+	}
+}
+
 func TestResolverFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	text := "# by hand\nsearch old.example\nnameserver 192.0.2.53 # main\nnameserver 2001:db8::53\nsearch a.example b.example\noptions ndots:2 timeout:1\n;x\nnameserver\n"
@@ -99,14 +131,22 @@ func TestDropText(t *testing.T) {
 }
 
 func TestReloadRefusesWhatCannotChange(t *testing.T) {
-	base := config.NodeAgentConfiguration{NodeName: "n", StateDir: "/s", RunDir: "/r", PodLogDir: "/l", Log: config.Log{Level: "info", Format: "text"}}
+	base := config.NodeAgentConfiguration{NodeName: "n", StateDir: t.TempDir(), RunDir: "/r", PodLogDir: "/l", Log: config.Log{Level: "info", Format: "text"}}
+	base.Runtime.Endpoint = config.EndpointEmbedded
+	if err := keepRuntime(base.StateDir, config.EndpointEmbedded); err != nil {
+		t.Fatal(err)
+	}
 	for field, change := range map[string]func(c *config.NodeAgentConfiguration){
-		"stateDir":           func(c *config.NodeAgentConfiguration) { c.StateDir = "/other" },
-		"runDir":             func(c *config.NodeAgentConfiguration) { c.RunDir = "/other" },
-		"nodeName":           func(c *config.NodeAgentConfiguration) { c.NodeName = "other" },
-		"podLogDir":          func(c *config.NodeAgentConfiguration) { c.PodLogDir = "/other" },
-		"runtime.cgroupRoot": func(c *config.NodeAgentConfiguration) { c.Runtime.CgroupRoot = "/other" },
-		"":                   func(c *config.NodeAgentConfiguration) { c.Manifests = "/other" },
+		"stateDir":             func(c *config.NodeAgentConfiguration) { c.StateDir = "/other" },
+		"runDir":               func(c *config.NodeAgentConfiguration) { c.RunDir = "/other" },
+		"nodeName":             func(c *config.NodeAgentConfiguration) { c.NodeName = "other" },
+		"podLogDir":            func(c *config.NodeAgentConfiguration) { c.PodLogDir = "/other" },
+		"containerLogDir":      func(c *config.NodeAgentConfiguration) { c.ContainerLogDir = "/other" },
+		"runtime.cgroupRoot":   func(c *config.NodeAgentConfiguration) { c.Runtime.CgroupRoot = "/other" },
+		"runtime.cgroupDriver": func(c *config.NodeAgentConfiguration) { c.Runtime.CgroupDriver = "systemd" },
+		"runtime.endpoint":     func(c *config.NodeAgentConfiguration) { c.Runtime.Endpoint = "unix:///other" },
+		"network.confDir":      func(c *config.NodeAgentConfiguration) { c.Network.ConfDir = "/other" },
+		"":                     func(c *config.NodeAgentConfiguration) { c.Manifests = "/other" },
 	} {
 		next := base
 		change(&next)

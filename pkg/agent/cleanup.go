@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -66,6 +67,12 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 		c.did(c.statePath(dir), os.RemoveAll(c.statePath(dir)))
 	}
 	c.did(cfg.RunDir, os.RemoveAll(cfg.RunDir))
+	if len(c.errs) == 0 {
+		// Until then the next attempt has to know where the pods are.
+		if err := os.Remove(c.statePath(runtimeFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.did(c.statePath(runtimeFile), err)
+		}
+	}
 	return errors.Join(c.errs...)
 }
 
@@ -96,25 +103,31 @@ func (c *cleaner) pods(ctx context.Context) map[types.UID]bool {
 // cleanupClient connects to the runtime that the agent used. An embedded one
 // that is not there has no pods; it is not started for that.
 func (c *cleaner) cleanupClient(ctx context.Context) (*runtime.Client, error) {
-	s, err := c.newSupervisor()
+	endpoint, err := keptRuntime(c.cfg.StateDir)
 	if err != nil {
 		return nil, err
 	}
-	own := c.cfg.Runtime.Endpoint == config.EndpointEmbedded
-	if _, err := os.Stat(c.statePath(embeddedDir)); err == nil {
-		c.supervisor, own = s, true
+	if endpoint == "" {
+		endpoint = c.cfg.Runtime.Endpoint
 	}
-	if own {
+	if _, err := os.Stat(c.statePath(embeddedDir)); err == nil {
+		if c.supervisor, err = c.newSupervisor(); err != nil {
+			return nil, err
+		}
+		if endpoint == config.EndpointAuto {
+			endpoint = config.EndpointEmbedded
+		}
+	}
+	switch endpoint {
+	case config.EndpointEmbedded:
 		if c.supervisor == nil {
 			return nil, nil
 		}
-		if err := s.Ensure(ctx); err != nil {
+		if err := c.supervisor.Ensure(ctx); err != nil {
 			return nil, err
 		}
-		return c.dial(ctx, s.Endpoint())
-	}
-	endpoint := c.cfg.Runtime.Endpoint
-	if endpoint == config.EndpointAuto {
+		return c.dial(ctx, c.supervisor.Endpoint())
+	case config.EndpointAuto:
 		for _, path := range config.RuntimeSockets() {
 			if client, err := c.dial(ctx, "unix://"+path); err == nil {
 				return client, nil

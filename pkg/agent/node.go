@@ -83,22 +83,41 @@ func (a *agent) connect(ctx context.Context, g *errgroup.Group) (*runtime.Client
 	}
 }
 
+// What answers is noted down: the pods are there from now on.
 func (a *agent) tryConnect(ctx context.Context, g *errgroup.Group) (*runtime.Client, error) {
-	endpoint := a.cfg.Runtime.Endpoint
+	endpoint := a.endpoint
 	if endpoint == config.EndpointAuto {
-		// A runtime without CRI (docker's containerd has it switched off) is passed over.
-		for _, path := range config.RuntimeSockets() {
-			if _, err := os.Stat(path); err != nil {
-				continue
-			}
-			client, err := a.dial(ctx, "unix://"+path)
-			if err == nil {
-				return client, nil
-			}
-			a.log.Warn("a runtime's socket is there but does not speak CRI", "socket", path, "err", err)
-		}
-		endpoint = config.EndpointEmbedded
+		endpoint = a.findRuntime(ctx)
 	}
+	client, err := a.connectTo(ctx, g, endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if err := keepRuntime(a.cfg.StateDir, endpoint); err != nil {
+		// A full disk must not keep pods from being looked after.
+		a.log.Warn("the next start may choose another runtime", "err", err)
+	}
+	return client, nil
+}
+
+// findRuntime is the first runtime of the host that answers, else our own. One
+// without CRI (docker's containerd has it switched off) is passed over.
+func (a *agent) findRuntime(ctx context.Context) string {
+	for _, path := range config.RuntimeSockets() {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		client, err := a.dial(ctx, "unix://"+path)
+		if err == nil {
+			_ = client.Close() // it was only asked whether it is one
+			return "unix://" + path
+		}
+		a.log.Warn("a runtime's socket is there but does not speak CRI", "socket", path, "err", err)
+	}
+	return config.EndpointEmbedded
+}
+
+func (a *agent) connectTo(ctx context.Context, g *errgroup.Group, endpoint string) (*runtime.Client, error) {
 	if endpoint != config.EndpointEmbedded {
 		return a.dial(ctx, endpoint)
 	}

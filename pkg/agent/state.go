@@ -10,6 +10,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
 // Names below the state folder.
@@ -20,6 +23,7 @@ const (
 	embeddedDir = "containerd"
 	lockFile    = "lock"
 	instFile    = "instance"
+	runtimeFile = "runtime"
 )
 
 // lockState takes the state folder for this process. The kernel drops the lock
@@ -70,9 +74,50 @@ func instance(dir, nodeName string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("cannot read this agent's name: %w", err)
 	}
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, []byte(nodeName+"\n"), 0o600); err != nil {
+	if err := store.WriteFile(path, []byte(nodeName+"\n")); err != nil {
 		return "", fmt.Errorf("cannot keep this agent's name: %w", err)
 	}
-	return nodeName, os.Rename(tmp, path)
+	return nodeName, nil
+}
+
+// keptRuntime is the endpoint of the runtime that the pods of this state folder
+// are on, as keepRuntime noted it down; empty before there was one.
+func keptRuntime(dir string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, runtimeFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("cannot read which runtime the pods are on: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func keepRuntime(dir, endpoint string) error {
+	if old, err := keptRuntime(dir); err == nil && old == endpoint {
+		return nil
+	}
+	if err := store.WriteFile(filepath.Join(dir, runtimeFile), []byte(endpoint+"\n")); err != nil {
+		return fmt.Errorf("cannot note down which runtime the pods are on: %w", err)
+	}
+	return nil
+}
+
+// settleRuntime holds an agent that has pods to the runtime they are on: what
+// "auto" finds differs from one start to the next, and a second runtime would
+// run every pod twice.
+func settleRuntime(cfg *config.NodeAgentConfiguration, hasPods bool) (endpoint string, err error) {
+	kept, err := keptRuntime(cfg.StateDir)
+	if err != nil {
+		return "", err
+	}
+	switch endpoint = cfg.Runtime.Endpoint; {
+	case kept == "" || endpoint == kept || !hasPods:
+		return endpoint, nil
+	case endpoint == config.EndpointAuto:
+		return kept, nil
+	}
+	return "", cannotChange("runtime.endpoint", kept, endpoint)
+}
+
+// cannotChange refuses a setting that pods were made with.
+func cannotChange(field string, from, to any) error {
+	return fmt.Errorf("%s cannot change while pods run (%v to %v): stop the agent, run nodeagent cleanup with the old configuration, and start it again", field, from, to)
 }

@@ -69,7 +69,8 @@ type NodeAgentConfiguration struct {
 // Runtime is the CRI runtime.
 type Runtime struct {
 	// Endpoint is unix://PATH, "embedded", or "auto": the first socket that the
-	// host has, else embedded. Default auto.
+	// host has, else embedded, and from then on the one that the pods are on.
+	// Default auto.
 	Endpoint string `json:"endpoint,omitempty"`
 	// CgroupDriver is "cgroupfs", "systemd" or "" for what the runtime says,
 	// else what fits the host.
