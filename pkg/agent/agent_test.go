@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/journal"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
@@ -184,5 +186,28 @@ func TestExcessOfFinishedPods(t *testing.T) {
 		if got := strings.Join(names, " "); got != want {
 			t.Errorf("keep %d: %q go, want %q", keep, got, want)
 		}
+	}
+}
+
+// TestURLSecretsStayInside: what the unauthenticated health path, get sources
+// and the API's config show of a URL is where it leads, not how one gets in.
+func TestURLSecretsStayInside(t *testing.T) {
+	cfg := &config.NodeAgentConfiguration{
+		StateDir: t.TempDir(), NodeName: "n", Manifests: "/m",
+		ManifestURL:       "https://user:secret@example.org/pods.yaml?token=secret",
+		ManifestURLHeader: map[string][]string{"Authorization": {"Bearer secret"}},
+	}
+	a := &agent{cfg: cfg, log: slog.New(slog.DiscardHandler)}
+	var err error
+	if a.store, err = a.openStore(journal.NewCounter(time.Now())); err != nil {
+		t.Fatal(err)
+	}
+	for _, shown := range []string{fmt.Sprintf("%+v", a.Sources()), fmt.Sprintf("%+v", a.Config())} {
+		if strings.Contains(shown, "secret") || !strings.Contains(shown, "https://example.org/pods.yaml") {
+			t.Errorf("shown: %s", shown)
+		}
+	}
+	if !strings.Contains(cfg.ManifestURL, "secret") {
+		t.Error("the agent's own configuration was changed")
 	}
 }

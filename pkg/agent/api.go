@@ -15,6 +15,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/server/api"
+	"github.com/nodeagent/nodeagent/pkg/source/http"
 )
 
 // errNoRuntime is what requests get that need a runtime while there is none.
@@ -102,9 +103,12 @@ func (a *agent) hostPaths() (out []api.Volume) {
 	return out
 }
 
-// Config implements server.Node. Secrets in headers are not shown.
+// Config implements server.Node. Secrets in headers and in the URL are not shown.
 func (a *agent) Config() any {
 	c := *a.cfg
+	if c.ManifestURL != "" {
+		c.ManifestURL = http.Shown(c.ManifestURL)
+	}
 	c.ManifestURLHeader = map[string][]string{}
 	for k := range a.cfg.ManifestURLHeader {
 		c.ManifestURLHeader[k] = []string{"(hidden)"}

@@ -35,7 +35,7 @@ func (a *agent) openStore(revisions *journal.Counter) (*store.Store, error) {
 		decls = append(decls, store.SourceDecl{Name: store.SourceFile, Target: a.cfg.Manifests})
 	}
 	if a.cfg.ManifestURL != "" {
-		decls = append(decls, store.SourceDecl{Name: store.SourceHTTP, Target: a.cfg.ManifestURL})
+		decls = append(decls, store.SourceDecl{Name: store.SourceHTTP, Target: http.Shown(a.cfg.ManifestURL)})
 	}
 	decls = append(decls, store.SourceDecl{Name: store.SourcePush, Target: filepath.Join(a.cfg.RunDir, socketName)})
 	return store.Open(store.Options{

@@ -155,7 +155,7 @@ func (a *agent) reportProblems(ctx context.Context) error {
 		for _, s := range a.store.Sources() {
 			problems := s.Problems
 			if s.Error != "" {
-				problems = append([]string{s.Target + ": " + s.Error}, problems...)
+				problems = append([]string{s.Error}, problems...) // it names the target
 			}
 			for _, p := range problems {
 				now[s.Name+p] = true

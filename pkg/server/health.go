@@ -34,7 +34,7 @@ func (s *Server) checks(live bool) []Check {
 			case src.Synced:
 				return nil
 			case src.Error != "":
-				return fmt.Errorf("%s: not synced yet: %s", src.Target, src.Error)
+				return fmt.Errorf("not synced yet: %s", src.Error)
 			case src.Tried:
 				return fmt.Errorf("%s: not synced yet", src.Target)
 			}

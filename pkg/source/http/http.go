@@ -74,11 +74,11 @@ func New(o Options) *Source {
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTimeout
 	}
-	return &Source{o: o, origin: shown(o.URL)}
+	return &Source{o: o, origin: Shown(o.URL)}
 }
 
-// shown is a URL without user, password and query values, which may be tokens.
-func shown(raw string) string {
+// Shown is a URL without user, password and query, which may be secrets.
+func Shown(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return "the manifest URL"
