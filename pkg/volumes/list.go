@@ -52,7 +52,7 @@ func (m *Manager) List() ([]Volume, error) {
 	}
 	mounted := map[string]bool{}
 	for _, p := range points {
-		mounted[p.Path] = true
+		mounted[p] = true
 	}
 	w := walk{budget: listBudget}
 	var out []Volume

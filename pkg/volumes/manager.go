@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	mount "k8s.io/mount-utils"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	podpkg "github.com/nodeagent/nodeagent/pkg/pod"
@@ -314,9 +313,9 @@ func (m *Manager) unmountAll(ctx context.Context, folder *Folder) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			err := m.unmount(folder, p.Path)
+			err := m.unmount(folder, p)
 			if errors.Is(err, unix.EBUSY) {
-				return fmt.Errorf("%s is in use; see `fuser -vm %s`: %w", p.Path, p.Path, err)
+				return fmt.Errorf("%s is in use; see `fuser -vm %s`: %w", p, p, err)
 			}
 			if err != nil {
 				last = err // raced with a change of the tree: look again
@@ -350,14 +349,14 @@ func (m *Manager) unmount(folder *Folder, path string) error {
 }
 
 // mountsBelow lists mounts below a folder, oldest first.
-func (m *Manager) mountsBelow(dir string) ([]mount.MountPoint, error) {
+func (m *Manager) mountsBelow(dir string) ([]string, error) {
 	all, err := m.mounter.List()
 	if err != nil {
 		return nil, err
 	}
-	var out []mount.MountPoint
+	var out []string
 	for _, p := range all {
-		if strings.HasPrefix(p.Path, dir+"/") {
+		if strings.HasPrefix(p, dir+"/") {
 			out = append(out, p)
 		}
 	}
@@ -389,7 +388,7 @@ func (m *Manager) Pods() ([]types.UID, error) {
 		return nil, err
 	}
 	for _, p := range points {
-		rel := strings.Split(strings.TrimPrefix(p.Path, pods.path+"/"), "/")
+		rel := strings.Split(strings.TrimPrefix(p, pods.path+"/"), "/")
 		if len(rel) > 2 && rel[1] == volumesDir {
 			seen[types.UID(rel[0])] = struct{}{}
 		}

@@ -186,7 +186,7 @@ func mountsAt(t *testing.T, m *Manager, path string) int {
 	must(t, err)
 	n := 0
 	for _, p := range all {
-		if p.Path == path || strings.HasPrefix(p.Path, path+"/") {
+		if p == path || strings.HasPrefix(p, path+"/") {
 			n++
 		}
 	}

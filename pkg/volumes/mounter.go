@@ -6,19 +6,18 @@ import (
 	"os"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
-	mount "k8s.io/mount-utils"
 )
 
-// Mounter is what is needed of the mount table. k8s.io/mount-utils'
-// mount.Interface satisfies it.
+// Mounter is what is needed of the mount table.
 type Mounter interface {
 	// Mount mounts a new file system onto target.
 	Mount(source, target, fstype string, options []string) error
 	// Unmount takes the topmost mount off target; unix.EBUSY while it is used.
 	Unmount(target string) error
-	// List is the mount table, in the order the mounts were made.
-	List() ([]mount.MountPoint, error)
+	// List is where everything is mounted, in the order the mounts were made.
+	List() ([]string, error)
 }
 
 // kernelMounter makes the system calls itself: mount(8) costs a process per
@@ -62,48 +61,19 @@ func (kernelMounter) Unmount(target string) error {
 	return unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 }
 
-func (k kernelMounter) List() ([]mount.MountPoint, error) {
-	b, err := os.ReadFile(k.mountinfo)
+func (k kernelMounter) List() ([]string, error) {
+	f, err := os.Open(k.mountinfo)
 	if err != nil {
 		return nil, fmt.Errorf("reading the mount table: %w", err)
 	}
-	var out []mount.MountPoint
-	for line := range strings.Lines(string(b)) {
-		// id parent dev root mountpoint options [optional…] - type source super
-		before, after, ok := strings.Cut(strings.TrimSpace(line), " - ")
-		head, tail := strings.Fields(before), strings.Fields(after)
-		if !ok || len(head) < 6 || len(tail) < 2 {
-			return nil, fmt.Errorf("the mount table has a line that is not understood: %q", line)
-		}
-		out = append(out, mount.MountPoint{
-			Device: unescape(tail[1]), Path: unescape(head[4]), Type: tail[0], Opts: strings.Split(head[5], ","),
-		})
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading the mount table: %w", err)
 	}
-	return out, nil
-}
-
-// unescape undoes the table's \040 for a space and the like.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
+	points := make([]string, len(mounts))
+	for i, m := range mounts {
+		points[i] = m.Mountpoint
 	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) && octal(s[i+1:i+4]) {
-			b.WriteByte((s[i+1]-'0')<<6 | (s[i+2]-'0')<<3 | (s[i+3] - '0'))
-			i += 3
-			continue
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-func octal(s string) bool {
-	for _, c := range s {
-		if c < '0' || c > '7' {
-			return false
-		}
-	}
-	return true
+	return points, nil
 }

@@ -9,14 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
-	mount "k8s.io/mount-utils"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
-
-// mount-utils' own mounters fit.
-var _ Mounter = (mount.Interface)(nil)
 
 func TestContainerMounts(t *testing.T) {
 	pod := podWith(empty("a", "", ""), empty("b", "", ""))
@@ -106,10 +102,7 @@ func TestMountTable(t *testing.T) {
 `), 0o600))
 	got, err := kernelMounter{mountinfo: file}.List()
 	must(t, err)
-	want := []mount.MountPoint{
-		{Device: "/dev/root", Path: "/", Type: "ext4", Opts: []string{"rw", "relatime"}},
-		{Device: "tmpfs", Path: `/a b\c`, Type: "tmpfs", Opts: []string{"ro", "nosuid"}},
-	}
+	want := []string{"/", `/a b\c`}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v", got)
 	}
