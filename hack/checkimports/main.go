@@ -6,7 +6,8 @@
 //   - the product imports nothing that would cost it its memory budget;
 //   - a function has at most 80 lines and a file that is no test at most 500;
 //   - no package below pkg has a package-level init function; a test may, to hold
-//     the main thread.
+//     the main thread;
+//   - docs/dependencies.md has a line for every module that a go.mod requires.
 package main
 
 import (
@@ -90,7 +91,10 @@ func check() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var problems []string
+	problems, err := dependencies()
+	if err != nil {
+		return nil, err
+	}
 	for _, p := range pkgs {
 		problems = append(problems, imports(p)...)
 		found, err := sizes(p)

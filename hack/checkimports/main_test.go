@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -32,5 +33,19 @@ func TestImports(t *testing.T) {
 	}
 	if got := imports(pkg{ImportPath: module + "pkg/agent", Imports: []string{"k8s.io/client-go/kubernetes/scheme"}}); len(got) != 1 {
 		t.Errorf("a banned import was not found: %q", got)
+	}
+}
+
+func TestDependencies(t *testing.T) {
+	const page = "# D\n## `go.mod`\n| `a` | why |\n| `gone` | why |\n## `x/go.mod`\n| `b` | why |\n## `old/go.mod`\n"
+	got := compareDependencies(page, map[string][]string{"go.mod": {"a", "new"}, "x/go.mod": {"b"}, "y/go.mod": {"c"}})
+	want := []string{"for new", "gone is listed", "no old/go.mod", "`y/go.mod` for c"}
+	if len(got) != len(want) {
+		t.Errorf("%q", got)
+	}
+	for _, w := range want {
+		if !slices.ContainsFunc(got, func(g string) bool { return strings.Contains(g, w) }) {
+			t.Errorf("nothing says %q: %q", w, got)
+		}
 	}
 }
