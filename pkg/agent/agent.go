@@ -49,7 +49,9 @@ var errReload = errors.New("reload")
 //
 // A reload is a restart within the process: every component ends and begins
 // again with the new configuration, on the same path that a crash takes. A
-// configuration that does not load changes nothing.
+// configuration that does not load changes nothing, and one with which the
+// agent does not come up (an address in use, a certificate that is not there)
+// is given up for the old one.
 func Run(ctx context.Context, cfg *config.NodeAgentConfiguration, o Options) error {
 	log, err := newLogger(cfg.Log, o.LogTo)
 	if err != nil {
@@ -62,16 +64,26 @@ func Run(ctx context.Context, cfg *config.NodeAgentConfiguration, o Options) err
 	defer unlock()
 	service := systemd{log: log}
 	defer service.stopping()
+	var old *agent // the run before a reload
+	var failed error
 	for {
 		a, err := newAgent(cfg, o, log)
-		if err != nil {
+		if err == nil {
+			if failed != nil {
+				a.nodeEvent(v1.EventTypeWarning, "InvalidConfiguration", failed.Error())
+			}
+			err = a.run(ctx)
+		}
+		switch {
+		case errors.Is(err, errReload):
+			old, failed = a, nil
+			cfg, log = a.next, a.nextLog
+		case err != nil && old != nil && (a == nil || !a.up.Load()):
+			cfg, log, failed, old = old.cfg, old.log, err, nil
+			log.Error("the agent does not come up with the new configuration; it goes back to the old one", "err", err)
+		default:
 			return err
 		}
-		err = a.run(ctx)
-		if !errors.Is(err, errReload) {
-			return err
-		}
-		cfg, log = a.next, a.nextLog
 		service.log = log
 	}
 }
@@ -95,6 +107,8 @@ type agent struct {
 
 	// node is set once the runtime has answered.
 	node atomic.Pointer[node]
+	// up is set once the agent is ready for the first time.
+	up atomic.Bool
 	// seen is what Info and the health paths answer from.
 	seen atomic.Pointer[conditions]
 	// reload carries requests over the API; the answer is sent back.
@@ -132,13 +146,13 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 // run runs everything; it returns errReload when a reload was asked for and
 // its configuration is good.
 func (a *agent) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, r := range a.sources() {
-		g.Go(func() error { return r.Run(ctx, a.store) })
-	}
 	srv, err := a.newServer()
 	if err != nil {
 		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, r := range a.sources() {
+		g.Go(func() error { return r.Run(ctx, a.store) })
 	}
 	g.Go(func() error { return srv.Run(ctx) })
 	g.Go(func() error { return a.runNode(ctx) })
@@ -241,6 +255,7 @@ func (a *agent) announce(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+	a.up.Store(true)
 	a.log.Info("ready", "node", a.cfg.NodeName, "took", time.Since(a.started).Round(time.Millisecond))
 	systemd{log: a.log}.ready("running pods of " + a.cfg.NodeName)
 	return nil
