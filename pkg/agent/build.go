@@ -63,7 +63,7 @@ func (a *agent) sources() []runner {
 		runners = append(runners, http.New(http.Options{
 			URL: a.cfg.ManifestURL, Header: a.cfg.ManifestURLHeader, CAFile: a.cfg.ManifestURLCA,
 			Interval: a.cfg.ManifestURLInterval.Duration, Timeout: a.cfg.ManifestURLTimeout.Duration,
-			NodeName: a.cfg.NodeName, Decode: manifest.Decode, Log: a.log,
+			NodeName: a.cfg.NodeName, Decode: manifest.Decode,
 		}))
 	}
 	return runners

@@ -122,7 +122,8 @@ func (k *checker) source(c *NodeAgentConfiguration) {
 	u, err := url.Parse(c.ManifestURL)
 	switch {
 	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
-		k.bad("manifestURL", "%q must be an http:// or https:// URL", c.ManifestURL)
+		// Without the value: it may hold a password, and this is logged on a reload.
+		k.bad("manifestURL", "must be an http:// or https:// URL with a host")
 	case u.Scheme == "http" && c.ManifestURLCA != "":
 		k.bad("manifestURLCA", "has no use with http://; make manifestURL https:// or leave it out")
 	}

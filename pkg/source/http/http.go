@@ -9,13 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/store"
@@ -32,7 +33,7 @@ const (
 	maxErrorFromBody = 200
 )
 
-// Options are what a source needs; URL, Decode and Log are required.
+// Options are what a source needs; URL and Decode are required.
 type Options struct {
 	// URL is http:// or https://; user and password in it are sent as basic
 	// authentication and never shown.
@@ -48,13 +49,14 @@ type Options struct {
 	NodeName          string
 	// Decode is manifest.Decode.
 	Decode func([]byte, manifest.Options) ([]manifest.Object, []*manifest.Error)
-	Log    *slog.Logger
 }
 
 // Source polls one URL.
 type Source struct {
 	o      Options
 	origin string // the URL without its secrets
+	// after is a timer, and what stops it.
+	after func(time.Duration) (<-chan time.Time, func() bool)
 
 	// Of the run.
 	client *http.Client
@@ -74,7 +76,10 @@ func New(o Options) *Source {
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTimeout
 	}
-	return &Source{o: o, origin: Shown(o.URL)}
+	return &Source{o: o, origin: Shown(o.URL), after: func(d time.Duration) (<-chan time.Time, func() bool) {
+		t := time.NewTimer(d)
+		return t.C, t.Stop
+	}}
 }
 
 // Shown is a URL without user, password and query, which may be secrets.
@@ -106,12 +111,12 @@ func (s *Source) Run(ctx context.Context, sink store.Sink) error {
 		}
 		// Many nodes that started together do not ask together for ever.
 		wait := time.Duration(float64(s.o.Interval) * (1 + jitter*(rand.Float64()-0.5)))
-		t := time.NewTimer(wait)
+		due, stop := s.after(wait)
 		select {
 		case <-ctx.Done():
-			t.Stop()
+			stop()
 			return nil
-		case <-t.C:
+		case <-due:
 		}
 	}
 }
@@ -143,8 +148,6 @@ func (s *Source) poll(ctx context.Context) error {
 		return statusError(res, body)
 	case len(body) > maxBody:
 		return fmt.Errorf("the answer has more than %d bytes (10 MiB): split it or name less", maxBody)
-	case len(bytes.TrimSpace(body)) == 0:
-		return errors.New("the answer is empty: to run no pods, answer with a PodList that has no items")
 	}
 	return s.take(res.Header, body)
 }
@@ -173,14 +176,42 @@ func (s *Source) take(h http.Header, body []byte) error {
 		for _, e := range errs {
 			snap.Problems = append(snap.Problems, store.Problem{Origin: s.origin, Object: e.Object, Err: e, Keep: true})
 		}
-		if len(objects) == 0 && len(errs) > 0 {
+		if err := wrong(body, objects, errs); err != nil {
 			s.good, s.etag, s.modified = false, "", ""
-			return fmt.Errorf("the answer is not understood: %w", errs[0])
+			return err
 		}
 		s.last, s.body = snap, body
 	}
 	s.good, s.etag, s.modified = true, h.Get("ETag"), h.Get("Last-Modified")
 	return nil
+}
+
+// wrong says why a body as a whole is no answer. One that has no pods is, if it
+// says so: servers in trouble send empty pages and null, which end nothing.
+func wrong(body []byte, objects []manifest.Object, errs []*manifest.Error) error {
+	switch {
+	case len(objects) > 0:
+	case len(errs) > 0:
+		first, more := *errs[0], ""
+		first.Origin = "" // Run says it
+		if n := len(errs) - 1; n > 0 {
+			more = fmt.Sprintf(" (and %d more; nodeagent validate lists them)", n)
+		}
+		return fmt.Errorf("the answer is not understood: %w%s", &first, more)
+	case !hasKind(body):
+		return errors.New("the answer is empty: to run no pods, answer with a PodList that has no items")
+	}
+	return nil
+}
+
+// hasKind says that a body which was understood has more than empty documents.
+func hasKind(body []byte) bool {
+	for d := yaml.NewDecoder(bytes.NewReader(body)); ; {
+		var o struct{ Kind string }
+		if err := d.Decode(&o); err != nil || o.Kind != "" {
+			return err == nil
+		}
+	}
 }
 
 func (s *Source) request(ctx context.Context) (*http.Request, error) {
@@ -236,8 +267,9 @@ func (s *Source) connect() error {
 	return nil
 }
 
-// redirect follows a few. To another host it does not carry our headers, which
-// may be secrets; net/http drops those it knows to be, we drop all.
+// redirect follows a few. To another host it does not carry our headers, nor
+// the query of the URL that we came from, which may be secrets; net/http drops
+// what it knows to be one, we drop all.
 func (s *Source) redirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return fmt.Errorf("more than %d redirects", maxRedirects)
@@ -249,6 +281,7 @@ func (s *Source) redirect(req *http.Request, via []*http.Request) error {
 		for name := range s.o.Header {
 			req.Header.Del(name)
 		}
+		req.Header.Del("Referer")
 	}
 	return nil
 }
