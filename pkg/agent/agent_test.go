@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -104,31 +102,6 @@ func TestResolverFile(t *testing.T) {
 	r.path += ".gone"
 	if got := r.read(); !reflect.DeepEqual(got, runtime.DNS{}) {
 		t.Errorf("without a file: %+v", got)
-	}
-}
-
-// TestDropText: dropping the binary's pages harms nothing that goes on running.
-func TestDropText(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	var g errgroup.Group
-	for range 4 {
-		g.Go(func() error {
-			for ctx.Err() == nil {
-				if s := strings.Repeat("x", 100); strings.Count(s, "x") != 100 {
-					t.Error("a string lost letters")
-				}
-			}
-			return nil
-		})
-	}
-	for range 50 {
-		if err := dropText(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	stop()
-	if err := g.Wait(); err != nil {
-		t.Fatal(err)
 	}
 }
 

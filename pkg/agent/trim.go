@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -40,34 +41,56 @@ func trim(ctx context.Context, log *slog.Logger) error {
 }
 
 // dropText unmaps the pages of the binary's read-only segments; the kernel maps
-// them again on access. Writable segments are never touched: their pages have
-// no copy anywhere else.
+// them again on access.
 func dropText() error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return err
 	}
-	f, err := os.Open("/proc/self/maps")
+	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		// 00400000-01a2b000 r-xp 00000000 fe:00 1234   /usr/bin/nodeagent
-		fields := strings.Fields(s.Text())
-		if len(fields) < 6 || fields[5] != strings.TrimSuffix(exe, " (deleted)") || (fields[1] != "r-xp" && fields[1] != "r--p") {
-			continue
-		}
-		var from, to uintptr
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &from, &to); err != nil {
-			return err
-		}
-		if err := madvise(from, to-from, unix.MADV_DONTNEED); err != nil {
-			return fmt.Errorf("madvise %s: %w", fields[0], err)
+	segments, err := droppable(f, strings.TrimSuffix(exe, " (deleted)"))
+	if err != nil {
+		return err
+	}
+	for _, s := range segments {
+		if err := madvise(s.from, s.to-s.from, unix.MADV_DONTNEED); err != nil {
+			return fmt.Errorf("madvise %x-%x: %w", s.from, s.to, err)
 		}
 	}
-	return s.Err()
+	return nil
+}
+
+type segment struct{ from, to uintptr }
+
+// droppable finds, in what /proc/PID/smaps says, the read-only segments of the
+// binary whose pages are all copies of the file. What the loader relocated in a
+// position-independent binary is read-only as well by now, and exists in
+// memory only.
+func droppable(smaps io.Reader, exe string) (out []segment, err error) {
+	var s segment
+	candidate := false
+	for lines := bufio.NewScanner(smaps); ; {
+		if !lines.Scan() {
+			return out, lines.Err()
+		}
+		// 00400000-01a2b000 r-xp 00000000 fe:00 1234   /usr/bin/nodeagent
+		// Anonymous:             0 kB
+		switch f := strings.Fields(lines.Text()); {
+		case len(f) == 3 && f[0] == "Anonymous:":
+			if candidate && f[1] == "0" {
+				out = append(out, s)
+			}
+		case len(f) >= 5 && strings.Contains(f[0], "-"):
+			if _, err := fmt.Sscanf(f[0], "%x-%x", &s.from, &s.to); err != nil {
+				return nil, fmt.Errorf("smaps: %q: %w", f[0], err)
+			}
+			candidate = len(f) >= 6 && f[5] == exe && (f[1] == "r-xp" || f[1] == "r--p")
+		}
+	}
 }
 
 func madvise(addr, length uintptr, advice int) error {
