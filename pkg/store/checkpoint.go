@@ -74,11 +74,15 @@ func (s *Store) checkpoint(e *entry, status *v1.PodStatus) error {
 	return s.o.WriteFile(s.path(e.uid), b.Bytes())
 }
 
+// HalfWritten ends the name of a file that WriteFile has not finished; after a
+// crash it is rubbish.
+const HalfWritten = ".tmp"
+
 // WriteFile replaces a file atomically, mode 0600. The folder is not synced: when a power
 // cut undoes the rename, the file before it stands there whole, and the source
 // brings the same pod again.
 func WriteFile(path string, data []byte) error {
-	tmp := path + ".tmp"
+	tmp := path + HalfWritten
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

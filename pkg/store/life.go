@@ -80,9 +80,9 @@ func (s *Store) Finished(uid types.UID) error {
 
 // Delete ends the pod of a key and forgets that its source wants it. grace is
 // in seconds; nil means the pod's own. Of a pod that is ending already, only a
-// shorter grace changes anything. A uid or resourceVersion that is not empty
-// must be the current one, else it is errdefs.ErrConflict.
-func (s *Store) Delete(key pod.Key, grace *int64, uid types.UID, resourceVersion string) (Record, error) {
+// shorter grace changes anything. A uid that is not empty must be the current
+// one, else it is errdefs.ErrConflict.
+func (s *Store) Delete(key pod.Key, grace *int64, uid types.UID) (Record, error) {
 	s.write.Lock()
 	defer s.write.Unlock()
 	s.mu.RLock()
@@ -91,7 +91,7 @@ func (s *Store) Delete(key pod.Key, grace *int64, uid types.UID, resourceVersion
 	if e == nil {
 		return Record{}, fmt.Errorf("pod %s: %w", key, errdefs.ErrNotFound)
 	}
-	if err := Precondition(e.rec, uid, resourceVersion); err != nil {
+	if err := Precondition(e.rec, uid, ""); err != nil {
 		return Record{}, err
 	}
 	if w := s.wanted[e.source]; w != nil {

@@ -376,7 +376,7 @@ func TestFullDisk(t *testing.T) {
 	if err := h.SetStatus(r.Pod.UID, v1.PodStatus{Phase: v1.PodRunning}); err != nil {
 		t.Errorf("other statuses need no disk: %v", err)
 	}
-	if _, err := h.Delete(web(), nil, "", ""); !errors.Is(err, errdefs.ErrTransient) {
+	if _, err := h.Delete(web(), nil, ""); !errors.Is(err, errdefs.ErrTransient) {
 		t.Errorf("delete: %v", err)
 	}
 	h.fill(false)
@@ -520,26 +520,22 @@ func TestPushUpdatesInPlace(t *testing.T) {
 func TestDelete(t *testing.T) {
 	h := newHost(t)
 	h.apply(SourcePush, h.decode("api", yamlPod("web", "x", "  uid: u1\n")))
-	r := h.web()
 	ten, five := int64(10), int64(5)
-	if _, err := h.Delete(pod.Key{Namespace: "default", Name: "no"}, nil, "", ""); !errors.Is(err, errdefs.ErrNotFound) {
+	if _, err := h.Delete(pod.Key{Namespace: "default", Name: "no"}, nil, ""); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Error(err)
 	}
-	if _, err := h.Delete(web(), nil, "u2", ""); !errors.Is(err, errdefs.ErrConflict) {
+	if _, err := h.Delete(web(), nil, "u2"); !errors.Is(err, errdefs.ErrConflict) {
 		t.Error(err)
 	}
-	if _, err := h.Delete(web(), nil, "", "1"); !errors.Is(err, errdefs.ErrConflict) {
-		t.Error(err)
-	}
-	got, err := h.Delete(web(), &ten, "u1", r.Pod.ResourceVersion)
+	got, err := h.Delete(web(), &ten, "u1")
 	if err != nil || *got.Pod.DeletionGracePeriodSeconds != 10 || h.Sources()[2].Objects != 0 {
 		t.Fatalf("%+v %v", got.Pod, err)
 	}
-	got, err = h.Delete(web(), nil, "", "")
+	got, err = h.Delete(web(), nil, "")
 	if err != nil || *got.Pod.DeletionGracePeriodSeconds != 10 {
 		t.Fatalf("a second delete without a wish changed the end: %+v %v", got.Pod, err)
 	}
-	got, err = h.Delete(web(), &five, "", "")
+	got, err = h.Delete(web(), &five, "")
 	if err != nil || *got.Pod.DeletionGracePeriodSeconds != 5 {
 		t.Fatalf("a shorter grace period is not taken: %+v %v", got.Pod, err)
 	}

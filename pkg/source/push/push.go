@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,10 +34,10 @@ type Store interface {
 	Get(key pod.Key) (store.Record, bool)
 	ByUID(uid types.UID) (store.Record, bool)
 	Sources() []store.SourceState
-	Delete(key pod.Key, grace *int64, uid types.UID, resourceVersion string) (store.Record, error)
+	Delete(key pod.Key, grace *int64, uid types.UID) (store.Record, error)
 }
 
-// Options are what a source needs; all but WriteFile are required.
+// Options are what a source needs; all are required.
 type Options struct {
 	// Dir holds one file per accepted pod, <uid>.json: its canonical form.
 	Dir      string
@@ -45,9 +46,6 @@ type Options struct {
 	// Decode is manifest.Decode.
 	Decode func([]byte, manifest.Options) ([]manifest.Object, []*manifest.Error)
 	Log    *slog.Logger
-	// WriteFile replaces a file atomically and durably; nil: the disk's. Tests
-	// fill up a disk with it.
-	WriteFile func(path string, data []byte) error
 }
 
 // Source keeps what clients created. Its methods may be called from any
@@ -55,18 +53,14 @@ type Options struct {
 type Source struct {
 	o Options
 
-	mu       sync.Mutex // one change at a time
-	objects  map[types.UID]manifest.Object
-	problems []store.Problem
+	mu      sync.Mutex // one change at a time
+	objects map[types.UID]manifest.Object
+	damaged map[string]error // by file
 }
 
-// New reads what earlier agents accepted. A file that cannot be read is
-// reported and left alone; its pod runs on.
+// New reads what earlier agents accepted.
 func New(o Options) (*Source, error) {
-	if o.WriteFile == nil {
-		o.WriteFile = store.WriteFile
-	}
-	s := &Source{o: o, objects: map[types.UID]manifest.Object{}}
+	s := &Source{o: o, objects: map[types.UID]manifest.Object{}, damaged: map[string]error{}}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of the pods accepted over the API: %w", err)
 	}
@@ -75,37 +69,42 @@ func New(o Options) (*Source, error) {
 		return nil, fmt.Errorf("folder of the pods accepted over the API: %w", err)
 	}
 	for _, f := range files {
-		if strings.HasSuffix(f.Name(), suffix) {
-			s.restore(filepath.Join(o.Dir, f.Name()))
+		path := filepath.Join(o.Dir, f.Name())
+		switch filepath.Ext(f.Name()) {
+		case suffix:
+			s.restore(path)
+		case store.HalfWritten:
+			// Its client has had no answer. One that stays harms nobody.
+			_ = os.Remove(path)
 		}
 	}
 	return s, nil
 }
 
+// restore takes up one accepted pod. A damaged file is written anew from the
+// store's checkpoint of its pod; without one it is reported and left alone.
 func (s *Source) restore(path string) {
 	uid := types.UID(strings.TrimSuffix(filepath.Base(path), suffix))
-	if rec, ok := s.o.Store.ByUID(uid); ok && rec.Pod.DeletionTimestamp != nil {
-		// The agent was killed between the pod's deletion and the file's.
-		s.remove(uid)
-		return
+	data, err := os.ReadFile(path)
+	var obj manifest.Object
+	if err == nil {
+		obj, err = s.decode(data, uid)
 	}
-	obj, err := s.read(path, uid)
+	if rec, ok := s.o.Store.ByUID(uid); ok && err != nil && rec.Source == store.SourcePush {
+		s.o.Log.Warn("the file of an accepted pod is damaged: using the pod's checkpoint", "file", path, "err", err)
+		if obj, err = s.decode(rec.Canonical, uid); err == nil {
+			s.putBack(obj)
+		}
+	}
 	if err != nil {
-		s.o.Log.Error("an accepted pod cannot be read; if it runs, it goes on", "file", path, "err", err)
-		// Keep holds on to everything known from the API: whose file it was is
-		// not certain.
-		s.problems = append(s.problems, store.Problem{Origin: store.SourcePush, Keep: true,
-			Err: fmt.Errorf("%s: %w: remove the file, and create the pod again if it is gone", path, err)})
+		s.o.Log.Error("an accepted pod cannot be read", "file", path, "err", err)
+		s.damaged[path] = err
 		return
 	}
 	s.objects[uid] = obj
 }
 
-func (s *Source) read(path string, uid types.UID) (manifest.Object, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return manifest.Object{}, err
-	}
+func (s *Source) decode(data []byte, uid types.UID) (manifest.Object, error) {
 	objects, errs := s.o.Decode(data, manifest.Options{Origin: store.SourcePush, NodeName: s.o.NodeName})
 	switch {
 	case len(errs) > 0:
@@ -131,7 +130,15 @@ func (s *Source) Run(ctx context.Context, _ store.Sink) error {
 // apply tells the store everything that is wanted; s.mu is held. An object that
 // lost its name to a source that comes first stays: it waits for it.
 func (s *Source) apply() {
-	snap := store.Snapshot{Problems: s.problems}
+	var snap store.Snapshot
+	for _, path := range slices.Sorted(maps.Keys(s.damaged)) {
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			delete(s.damaged, path)
+			continue
+		}
+		snap.Problems = append(snap.Problems, store.Problem{Origin: path,
+			Err: fmt.Errorf("%w: remove the file and create the pod again", s.damaged[path])})
+	}
 	for _, obj := range s.objects {
 		snap.Objects = append(snap.Objects, obj)
 	}
@@ -154,7 +161,7 @@ func (s *Source) Create(_ context.Context, o manifest.Object) (*v1.Pod, error) {
 		return nil, fmt.Errorf("metadata.uid %s is that of pod %s: leave it out: %w", uid, pod.KeyOf(other.Pod), errdefs.ErrInvalid)
 	}
 	if err := s.keep(o); err != nil {
-		return nil, err
+		return nil, errors.Join(err, s.forget(uid))
 	}
 	s.objects[uid] = o
 	s.apply()
@@ -163,9 +170,9 @@ func (s *Source) Create(_ context.Context, o manifest.Object) (*v1.Pod, error) {
 	}
 	// The store could not note it down; nothing of it may come to life later.
 	delete(s.objects, uid)
-	s.remove(uid)
+	err := fmt.Errorf("pod %s was not accepted: %s: %w", key, s.reason(key), errdefs.ErrTransient)
 	s.apply()
-	return nil, fmt.Errorf("pod %s was not accepted: %s: %w", key, s.reason(key), errdefs.ErrTransient)
+	return nil, errors.Join(err, s.forget(uid))
 }
 
 // waits says that an accepted pod of that name was displaced by another source.
@@ -212,6 +219,7 @@ func (s *Source) Update(_ context.Context, key pod.Key, o manifest.Object, resou
 		return rec.Pod, nil
 	}
 	if err := s.keep(o); err != nil {
+		s.putBack(old)
 		return nil, err
 	}
 	s.objects[o.Pod.UID] = o
@@ -221,7 +229,7 @@ func (s *Source) Update(_ context.Context, key pod.Key, o manifest.Object, resou
 	}
 	s.objects[o.Pod.UID] = old
 	err = fmt.Errorf("pod %s was not changed: %s: %w", key, s.reason(key), errdefs.ErrTransient)
-	err = errors.Join(err, s.keep(old))
+	s.putBack(old)
 	s.apply()
 	return nil, err
 }
@@ -244,47 +252,66 @@ func (s *Source) mine(key pod.Key) (store.Record, error) {
 func (s *Source) Delete(_ context.Context, key pod.Key, grace *int64, uid types.UID, resourceVersion string) (*v1.Pod, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.mine(key); err != nil {
-		return nil, err
-	}
-	// The store notes the deletion down first: from there on a restart cannot
-	// bring the pod back, see restore.
-	rec, err := s.o.Store.Delete(key, grace, uid, resourceVersion)
-	if err != nil && !errors.Is(err, errdefs.ErrTransient) {
-		return nil, err
-	}
-	if now, ok := s.o.Store.Get(key); ok {
-		delete(s.objects, now.Pod.UID)
-		s.remove(now.Pod.UID)
-	}
+	rec, err := s.mine(key)
 	if err != nil {
 		return nil, err
 	}
+	if err := store.Precondition(rec, uid, resourceVersion); err != nil {
+		return nil, err
+	}
+	// The file goes first: from here on the pod ends, also when this agent does
+	// before the store has heard of it.
+	if err := s.forget(rec.Pod.UID); err != nil {
+		return nil, err
+	}
 	delete(s.objects, rec.Pod.UID)
-	s.remove(rec.Pod.UID)
+	rec, err = s.o.Store.Delete(key, grace, rec.Pod.UID)
+	if err != nil {
+		return nil, err
+	}
 	return rec.Pod, nil
 }
 
 func (s *Source) path(uid types.UID) string { return filepath.Join(s.o.Dir, string(uid)+suffix) }
 
+// keep writes an accepted pod down. After an error the file is the old one, or
+// the new one that a power cut may undo.
 func (s *Source) keep(o manifest.Object) error {
-	err := s.o.WriteFile(s.path(o.Pod.UID), o.Canonical)
+	err := store.WriteFile(s.path(o.Pod.UID), o.Canonical)
 	if err == nil {
 		err = syncFolder(s.o.Dir)
 	}
 	if err != nil {
-		s.remove(o.Pod.UID)
 		return fmt.Errorf("pod %s cannot be kept: %w: %w", pod.KeyOf(o.Pod), err, errdefs.ErrTransient)
 	}
 	return nil
 }
 
-// remove forgets a pod's file. One that stays behind comes back with the next
-// agent, so the user is told.
-func (s *Source) remove(uid types.UID) {
-	if err := os.Remove(s.path(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.o.Log.Error("cannot remove the file of a deleted pod: remove it, or the pod comes back when the agent restarts", "file", s.path(uid), "err", err)
+// putBack makes the file of a pod say what is true of it; the user is told when
+// it cannot.
+func (s *Source) putBack(o manifest.Object) {
+	path := s.path(o.Pod.UID)
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, o.Canonical) {
+		return
 	}
+	if err := s.keep(o); err != nil {
+		s.o.Log.Error("the file of an accepted pod is not what the pod is, and counts when the agent restarts: apply the pod again", "file", path, "err", err)
+	}
+}
+
+// forget removes the file of a pod, for good.
+func (s *Source) forget(uid types.UID) error {
+	err := os.Remove(s.path(uid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = syncFolder(s.o.Dir)
+	}
+	if err != nil {
+		return fmt.Errorf("forget an accepted pod: %w: %w", err, errdefs.ErrTransient)
+	}
+	return nil
 }
 
 // syncFolder makes the names in a folder survive a power cut: nobody but us
