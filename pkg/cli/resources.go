@@ -11,6 +11,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/server/api"
 )
 
@@ -69,10 +70,10 @@ func podResource() resource {
 		},
 		cells: func(o any, now time.Time, wide bool) []string {
 			p := o.(*v1.Pod)
-			s := summarize(p)
-			c := []string{p.Name, fmt.Sprintf("%d/%d", s.ready, s.total), s.status, s.restartsText(now), age(now, p.CreationTimestamp.Time)}
+			s := pod.Summarise(withPulls(p))
+			c := []string{p.Name, fmt.Sprintf("%d/%d", s.Ready, s.Total), s.Status, s.RestartsText(now), age(now, p.CreationTimestamp.Time)}
 			if wide {
-				c = append(c, podIP(p), orNone(p.Spec.NodeName), orNone(p.Status.NominatedNodeName), readinessGates(p))
+				c = append(c, podIP(p), orNone(p.Spec.NodeName), orNone(p.Status.NominatedNodeName), pod.ReadinessGates(p))
 			}
 			return c
 		},

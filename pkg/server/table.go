@@ -2,7 +2,6 @@ package server
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -78,19 +77,15 @@ func (t tables) age(at time.Time) string {
 }
 
 func (t tables) pod(p *v1.Pod) metav1.TableRow {
-	sum := summarise(p)
-	restarts := strconv.Itoa(sum.restarts)
-	if sum.restarts != 0 && !sum.lastRestart.IsZero() {
-		restarts = fmt.Sprintf("%d (%s ago)", sum.restarts, t.age(sum.lastRestart))
-	}
+	sum := pod.Summarise(p)
 	ip := ""
 	if len(p.Status.PodIPs) > 0 {
 		ip = p.Status.PodIPs[0].IP
 	}
 	row := metav1.TableRow{
 		Cells: []any{
-			p.Name, fmt.Sprintf("%d/%d", sum.ready, sum.total), sum.status, restarts, t.age(p.CreationTimestamp.Time),
-			orNone(ip), orNone(p.Spec.NodeName), orNone(p.Status.NominatedNodeName), readinessGates(p),
+			p.Name, fmt.Sprintf("%d/%d", sum.Ready, sum.Total), sum.Status, sum.RestartsText(t.now), t.age(p.CreationTimestamp.Time),
+			orNone(ip), orNone(p.Spec.NodeName), orNone(p.Status.NominatedNodeName), pod.ReadinessGates(p),
 		},
 		Object: t.object(p, p.ObjectMeta),
 	}
@@ -103,145 +98,11 @@ func (t tables) pod(p *v1.Pod) metav1.TableRow {
 	return row
 }
 
-func readinessGates(p *v1.Pod) string {
-	if len(p.Spec.ReadinessGates) == 0 {
-		return "<none>"
-	}
-	ok := 0
-	for _, g := range p.Spec.ReadinessGates {
-		if conditionTrue(p, g.ConditionType) {
-			ok++
-		}
-	}
-	return fmt.Sprintf("%d/%d", ok, len(p.Spec.ReadinessGates))
-}
-
 func orNone(s string) string {
 	if s == "" {
 		return "<none>"
 	}
 	return s
-}
-
-// podSummary is the READY, STATUS and RESTARTS columns of kubectl.
-type podSummary struct {
-	ready, total int
-	status       string
-	restarts     int
-	lastRestart  time.Time
-}
-
-func (s *podSummary) countRestarts(c *v1.ContainerStatus) {
-	s.restarts += int(c.RestartCount)
-	if t := c.LastTerminationState.Terminated; t != nil && t.FinishedAt.After(s.lastRestart) {
-		s.lastRestart = t.FinishedAt.Time
-	}
-}
-
-// summarise follows kubectl's rules: the first init container that is not done
-// decides while the pod initialises, after that the first container that has
-// something to say; restarts of init containers stop counting once they are over.
-func summarise(p *v1.Pod) podSummary {
-	s := podSummary{total: len(p.Spec.Containers), status: string(p.Status.Phase)}
-	if p.Status.Reason != "" {
-		s.status = p.Status.Reason
-	}
-	initialising, sidecars := s.initContainers(p)
-	if !initialising || conditionTrue(p, v1.PodInitialized) {
-		s.restarts, s.lastRestart = sidecars.restarts, sidecars.lastRestart
-		s.containers(p)
-	}
-	if p.DeletionTimestamp != nil && !pod.IsTerminal(p.Status.Phase) {
-		s.status = "Terminating"
-	}
-	return s
-}
-
-// initContainers returns whether one of them is still to be done, and the
-// restarts of those that go on running beside the others (sidecars).
-func (s *podSummary) initContainers(p *v1.Pod) (initialising bool, sidecars podSummary) {
-	restartable := map[string]bool{}
-	for i := range p.Spec.InitContainers {
-		if c := &p.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways {
-			restartable[c.Name] = true
-			s.total++
-		}
-	}
-	for i := range p.Status.InitContainerStatuses {
-		c := &p.Status.InitContainerStatuses[i]
-		s.countRestarts(c)
-		if restartable[c.Name] {
-			sidecars.countRestarts(c)
-		}
-		ended, waiting := c.State.Terminated, c.State.Waiting
-		switch {
-		case ended != nil && ended.ExitCode == 0:
-			continue
-		case restartable[c.Name] && c.Started != nil && *c.Started:
-			if c.Ready {
-				s.ready++
-			}
-			continue
-		case ended != nil:
-			s.status = "Init:" + endReason(ended)
-		case waiting != nil && waiting.Reason != "" && waiting.Reason != "PodInitializing":
-			s.status = "Init:" + waiting.Reason
-		default:
-			s.status = fmt.Sprintf("Init:%d/%d", i, len(p.Spec.InitContainers))
-		}
-		return true, sidecars
-	}
-	return false, sidecars
-}
-
-func (s *podSummary) containers(p *v1.Pod) {
-	running, failed := false, ""
-	for i := len(p.Status.ContainerStatuses) - 1; i >= 0; i-- {
-		c := &p.Status.ContainerStatuses[i]
-		s.countRestarts(c)
-		switch {
-		case c.State.Waiting != nil && c.State.Waiting.Reason != "":
-			s.status = c.State.Waiting.Reason
-		case c.State.Terminated != nil:
-			s.status = endReason(c.State.Terminated)
-			if c.State.Terminated.ExitCode != 0 {
-				failed = s.status
-			}
-		case c.Ready && c.State.Running != nil:
-			running = true
-			s.ready++
-		}
-	}
-	if s.status != "Completed" {
-		return
-	}
-	switch {
-	case running && conditionTrue(p, v1.PodReady):
-		s.status = "Running"
-	case failed != "":
-		s.status = failed
-	case running:
-		s.status = "NotReady"
-	}
-}
-
-func endReason(t *v1.ContainerStateTerminated) string {
-	switch {
-	case t.Reason != "":
-		return t.Reason
-	case t.Signal != 0:
-		return fmt.Sprintf("Signal:%d", t.Signal)
-	}
-	return fmt.Sprintf("ExitCode:%d", t.ExitCode)
-}
-
-func conditionTrue(p *v1.Pod, t v1.PodConditionType) bool {
-	for i := range p.Status.Conditions {
-		if c := &p.Status.Conditions[i]; c.Type == t {
-			return c.Status == v1.ConditionTrue
-		}
-	}
-	return false
 }
 
 func (t tables) event(e *v1.Event) metav1.TableRow {
