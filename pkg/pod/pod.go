@@ -5,6 +5,7 @@ package pod
 
 import (
 	"fmt"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -107,15 +108,27 @@ func ReadsOnly(p *v1.Pod, volume string) bool {
 	return mounted
 }
 
-// GracePeriod is the pod's terminationGracePeriodSeconds, in seconds.
-func GracePeriod(p *v1.Pod) int64 {
+// GracePeriod is how long a pod gets to end.
+func GracePeriod(p *v1.Pod) time.Duration {
 	if p.DeletionGracePeriodSeconds != nil {
-		return *p.DeletionGracePeriodSeconds
+		return Grace(*p.DeletionGracePeriodSeconds)
 	}
 	if p.Spec.TerminationGracePeriodSeconds != nil {
-		return *p.Spec.TerminationGracePeriodSeconds
+		return Grace(*p.Spec.TerminationGracePeriodSeconds)
 	}
-	return v1.DefaultTerminationGracePeriodSeconds
+	return Grace(v1.DefaultTerminationGracePeriodSeconds)
+}
+
+// maxGrace is ten years.
+const maxGrace = 10 * 365 * 24 * time.Hour
+
+// Grace is a grace period in seconds as a duration. Kubernetes takes any number
+// of seconds; one that overflows must not end a pod at once.
+func Grace(seconds int64) time.Duration {
+	if seconds > int64(maxGrace/time.Second) {
+		return maxGrace
+	}
+	return time.Duration(max(0, seconds)) * time.Second
 }
 
 // UIDSet is a set of pod UIDs.

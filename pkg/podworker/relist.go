@@ -100,7 +100,7 @@ func (m *Manager) endOrphan(p *runtime.Pod) {
 		return
 	}
 	grace := orphanGrace(p)
-	deadline := metav1.NewTime(m.Clock().Add(time.Duration(grace) * time.Second))
+	deadline := metav1.NewTime(m.Clock().Add(pod.Grace(grace)))
 	rec := store.Record{Source: source, Pod: &v1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Name: p.Name, Namespace: p.Namespace, UID: p.UID,
 		DeletionTimestamp: &deadline, DeletionGracePeriodSeconds: &grace,

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -239,7 +238,7 @@ func (s *Store) terminate(e *entry, grace *int64) error {
 	}
 	seconds = max(0, seconds)
 	next := *e
-	at := s.o.Clock().Add(time.Duration(seconds) * time.Second)
+	at := s.o.Clock().Add(pod.Grace(seconds))
 	next.deletion, next.grace = &at, &seconds
 	if err := s.checkpoint(&next, nil); err != nil {
 		return err

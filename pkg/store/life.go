@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -104,7 +103,7 @@ func (s *Store) Delete(key pod.Key, grace *int64, uid types.UID) (Record, error)
 	switch {
 	case e.deletion == nil:
 		err = s.terminate(e, grace)
-	case grace != nil && s.o.Clock().Add(time.Duration(*grace)*time.Second).Before(*e.deletion):
+	case grace != nil && s.o.Clock().Add(pod.Grace(*grace)).Before(*e.deletion):
 		err = s.terminate(e, grace)
 	}
 	if err != nil {

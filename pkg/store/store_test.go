@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -541,6 +542,11 @@ func TestDelete(t *testing.T) {
 	}
 	if err := h.Finished("u1"); err != nil || len(h.Records()) != 0 {
 		t.Fatal(err)
+	}
+	h.apply(SourcePush, h.decode("api", yamlPod("web", "x", "  uid: u3\n")))
+	endless := int64(math.MaxInt64)
+	if got, err = h.Delete(web(), &endless, ""); err != nil || got.Pod.DeletionTimestamp.Time.Before(h.now.Add(time.Hour)) {
+		t.Fatalf("a grace period that overflows ends the pod at %v, %v", got.Pod.DeletionTimestamp, err)
 	}
 }
 

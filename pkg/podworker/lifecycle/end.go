@@ -46,7 +46,7 @@ func removeAll(in Input, plan *Plan) {
 // back.
 func windDown(in Input) Plan {
 	var plan Plan
-	deadline := in.Now.Add(time.Duration(pod.GracePeriod(in.Pod)) * time.Second)
+	deadline := in.Now.Add(pod.GracePeriod(in.Pod))
 	if stopAll(in, deadline, &plan) {
 		return plan
 	}

@@ -1,8 +1,6 @@
 package lifecycle
 
 import (
-	"time"
-
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
@@ -139,7 +137,7 @@ func killChanged(in Input, sandbox *runtime.Sandbox, plan *Plan) bool {
 		}
 		wait = wait || c.SandboxID != sandbox.ID
 		if _, busy := in.Killing[c.ID]; !busy {
-			deadline := in.Now.Add(time.Duration(pod.GracePeriod(in.Pod)) * time.Second)
+			deadline := in.Now.Add(pod.GracePeriod(in.Pod))
 			plan.add(Action{Kind: KillContainer, Container: c.Name, ID: c.ID, Deadline: deadline, Reason: reason})
 		}
 	}
