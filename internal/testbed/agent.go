@@ -46,18 +46,14 @@ func Binary(t testing.TB, tags string) string {
 	return b.path
 }
 
-// buildAgent leaves the binary in the user's cache folder: it must outlive the
-// test that happened to be first.
+// buildAgent leaves the binary in the checkout's bin: it must outlive the test
+// that happened to be first, and another checkout must not replace it.
 func buildAgent(tags string) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", err
 	}
-	cache, err := CacheDir()
-	if err != nil {
-		return "", err
-	}
-	name := "nodeagent"
+	name := "nodeagent-test"
 	args := []string{"build", "-tags", tags}
 	if tags != "" {
 		name += "-" + tags
@@ -65,8 +61,11 @@ func buildAgent(tags string) (string, error) {
 	if raceEnabled {
 		name, args = name+"-race", append(args, "-race")
 	}
-	final := filepath.Join(cache, name)
+	final := filepath.Join(root, "bin", name)
 	tmp := fmt.Sprintf("%s.%d", final, os.Getpid())
+	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
+		return "", err
+	}
 	cmd := exec.Command("go", append(args, "-o", tmp, "./cmd/nodeagent")...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -76,7 +75,7 @@ func buildAgent(tags string) (string, error) {
 	return final, os.Rename(tmp, final)
 }
 
-// CacheDir is where built images and agents are kept between runs.
+// CacheDir is where built images are kept between runs.
 func CacheDir() (string, error) {
 	c, err := os.UserCacheDir()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -30,7 +31,7 @@ import (
 )
 
 // imagesVersion changes when the images' recipe does.
-const imagesVersion = "1"
+const imagesVersion = "2"
 
 // nginxConf is the stand-in's configuration: foreground, port 80, logs where
 // the runtime collects them, nothing written outside /tmp.
@@ -48,7 +49,7 @@ http {
   fastcgi_temp_path /tmp/fastcgi;
   uwsgi_temp_path /tmp/uwsgi;
   scgi_temp_path /tmp/scgi;
-  server { listen 80; root /usr/share/nginx/html; index index.html; }
+  server { listen 80; listen [::]:80; root /usr/share/nginx/html; index index.html; }
 }
 `
 
@@ -135,11 +136,17 @@ func writeArchive(dir, what string, set map[string]v1.Image) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	tmp := fmt.Sprintf("%s.%d", path, os.Getpid())
-	if err := tarball.MultiRefWriteToFile(tmp, refs); err != nil {
-		return "", fmt.Errorf("write %s: %w", tmp, err)
+	// Other tests write the same file at the same time.
+	tmp, err := os.CreateTemp(dir, filepath.Base(path)+".*")
+	if err != nil {
+		return "", err
 	}
-	return path, os.Rename(tmp, path)
+	defer os.Remove(tmp.Name())
+	err = errors.Join(tarball.MultiRefWrite(refs, tmp), tmp.Chmod(0o644), tmp.Close())
+	if err != nil {
+		return "", fmt.Errorf("write %s: %w", tmp.Name(), err)
+	}
+	return path, os.Rename(tmp.Name(), path)
 }
 
 // demoImages is computed once per process: compressing nginx takes a second.
