@@ -82,6 +82,8 @@ func TestPullPolicies(t *testing.T) {
 
 	n.WriteManifest("first.yaml", podOf("first", image, "IfNotPresent"))
 	n.WaitPods(long, testbed.Running("first", "never")) // Never finds it now
+	n.RemoveManifest("missing.yaml")                    // which goes on asking
+	n.WaitPods(long, testbed.Gone("missing"))
 	before := reg.manifests.Load()
 	if before == 0 {
 		t.Error("the image came without a pull")
