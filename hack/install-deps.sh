@@ -28,6 +28,8 @@ conntrack:conntrack
 ipset:ipset
 nft:nftables
 gcc:gcc
+aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu
+qemu-aarch64-static:qemu-user-static
 /usr/include/stdlib.h:libc6-dev
 /usr/include/seccomp.h:libseccomp-dev
 pkg-config:pkg-config
