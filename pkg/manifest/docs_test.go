@@ -1,0 +1,122 @@
+package manifest
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+const (
+	podsPage   = "../../docs/pods.md"
+	tableBegin = "<!-- generated: go test ./pkg/manifest -run TestDocumentation -update -->\n"
+	tableEnd   = "<!-- end -->\n"
+)
+
+// TestDocumentation: the table of fields in docs/pods.md is the support table,
+// and every field of which some values are refused has a row in the second one.
+func TestDocumentation(t *testing.T) {
+	b, err := os.ReadFile(podsPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(b), tableBegin)
+	got, after, ok2 := strings.Cut(rest, tableEnd)
+	if !ok || !ok2 {
+		t.Fatalf("%s has lost the marks around its table", podsPage)
+	}
+	if want := fieldTable(); got != want {
+		if !*update {
+			t.Errorf("the table is not that of fields.go: run go test ./pkg/manifest -run TestDocumentation -update")
+		} else if err := os.WriteFile(podsPage, []byte(before+tableBegin+want+tableEnd+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	where := paths()
+	for key := range valueChecks {
+		typ, field, _ := strings.Cut(key, ".")
+		if row := "| `" + where[typ] + "." + field + "` |"; !strings.Contains(after, row) {
+			t.Errorf("no row that begins with %s", row)
+		}
+	}
+}
+
+// fieldTable has a row for each type of the support table, in its order.
+func fieldTable() string {
+	where := paths()
+	var b strings.Builder
+	b.WriteString("| in | taken | refused by name |\n| --- | --- | --- |\n")
+	for _, row := range supportTable {
+		typ := reflect.TypeOf(row.of)
+		if inlined(typ) {
+			continue
+		}
+		taken, refused := strings.Fields(row.supported), strings.Fields(row.refused)
+		for _, more := range supportTable {
+			if m := reflect.TypeOf(more.of); inlined(m) && inlines(typ, m) {
+				taken = append(taken, strings.Fields(more.supported)...)
+				refused = append(refused, strings.Fields(more.refused)...)
+			}
+		}
+		slices.Sort(taken)
+		slices.Sort(refused)
+		in := "a Pod"
+		if where[typ.Name()] != "" {
+			in = "`" + where[typ.Name()] + "`"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", in, quoted(typ, taken), quoted(typ, refused))
+	}
+	return b.String()
+}
+
+func quoted(typ reflect.Type, fields []string) string {
+	out := make([]string, len(fields))
+	for i, f := range fields {
+		out[i] = "`" + f + "`"
+		if valueChecks[typ.Name()+"."+f] != nil {
+			out[i] += "\\*"
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// inlined says that a type's fields stand in another one of the table.
+func inlined(typ reflect.Type) bool {
+	return slices.ContainsFunc(supportTable, func(row typeFields) bool { return inlines(reflect.TypeOf(row.of), typ) })
+}
+
+func inlines(outer, typ reflect.Type) bool {
+	for f := range outer.Fields() {
+		if _, inline := jsonName(f); inline && f.Type == typ {
+			return true
+		}
+	}
+	return false
+}
+
+// paths says by the name of a type where it stands in a Pod, first place first:
+// what stands in containers[] may stand in initContainers[], too.
+func paths() map[string]string {
+	out := map[string]string{}
+	var walk func(typ reflect.Type, at string)
+	walk = func(typ reflect.Type, at string) {
+		if old, seen := out[typ.Name()]; seen && len(old) <= len(at) {
+			return
+		}
+		out[typ.Name()] = at
+		for name, f := range schema()[typ] {
+			if s := structOf(f.typ); s != nil && f.support == supported {
+				if f.typ.Kind() == reflect.Slice {
+					name += "[]"
+				}
+				walk(s, strings.TrimPrefix(at+"."+name, "."))
+			}
+		}
+	}
+	walk(reflect.TypeFor[v1.Pod](), "")
+	return out
+}
