@@ -85,22 +85,7 @@ func (a *agent) Volumes(context.Context) ([]api.Volume, error) {
 		}
 		out = append(out, vol)
 	}
-	return append(out, a.hostPaths()...), nil
-}
-
-// hostPaths are the volumes that leave nothing in the state folder.
-func (a *agent) hostPaths() (out []api.Volume) {
-	for _, r := range a.store.Records() {
-		for _, v := range r.Pod.Spec.Volumes {
-			if v.HostPath != nil && !pod.IsTerminal(r.Pod.Status.Phase) {
-				out = append(out, api.Volume{
-					Namespace: r.Pod.Namespace, Pod: r.Pod.Name, PodUID: string(r.Pod.UID), Name: v.Name, Kind: "hostPath", HostPath: v.HostPath.Path,
-					ReadOnly: pod.ReadsOnly(r.Pod, v.Name),
-				})
-			}
-		}
-	}
-	return out
+	return out, nil
 }
 
 // Config implements server.Node. Secrets in headers and in the URL are not shown.

@@ -153,6 +153,18 @@ func TestHostPaths(t *testing.T) {
 	n.WriteManifest("p.yaml", manifest{name: "p", spec: "volumes:\n" + volumes.String(), container: "volumeMounts:\n" + mounts.String()}.String())
 	n.WaitPods(long, testbed.Running("p"))
 
+	rows := map[string]int{}
+	for line := range strings.Lines(cli(t, n, "get", "volumes", "--no-headers")) {
+		f := strings.Fields(line)
+		rows[f[1]]++
+		if want := map[bool]string{true: "read-only", false: "read-write"}[f[1] == "file"]; f[2] != "hostPath" || f[3] != want || rows[f[1]] > 1 {
+			t.Errorf("get volumes: %s", line)
+		}
+	}
+	if len(rows) != strings.Count(mounts.String(), "mountPath:") {
+		t.Errorf("get volumes shows %v", rows)
+	}
+
 	sh(t, n, "p", "echo x >/m/newfile && echo y >/m/newdir/y && echo z >/m/dir/z")
 	if out, code := n.ExecSync(runningID(t, n, "p", "main"), "sh", "-c", "cat /m/file; echo x >>/m/file"); code == 0 || !strings.Contains(out, "Read-only") {
 		t.Errorf("a write to a read-only file: code %d: %s", code, out)
