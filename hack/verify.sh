@@ -22,6 +22,14 @@ go vet -tags bench ./bench
 echo "verify: imports and sizes"
 go run ./hack/checkimports
 
+echo "verify: docs/development.md names every target"
+for t in $(sed -n 's/^\([a-z0-9-]*\):.*## .*/\1/p' Makefile); do
+	[ "$t" = help ] || grep -q "\`make $t\`" docs/development.md || {
+		echo "verify: make $t is not in docs/development.md" >&2
+		exit 1
+	}
+done
+
 hack/build-tools.sh staticcheck govulncheck
 echo "verify: staticcheck"
 "$tools/staticcheck" ./...
