@@ -3,7 +3,9 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,6 +97,10 @@ func (a *agent) start(l *lab) {
 		c.Log.Level = "info"
 		c.Runtime.Endpoint = "unix://" + l.runtime()
 	})
+	// The tap is the same runtime under another name, which the agent cannot know.
+	if err := os.Remove(filepath.Join(l.n.StateDir(), "runtime")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		l.t.Fatal(err)
+	}
 	a.p = l.n.Run("agent.log", l.program(testbed.Binary(l.t, "")), "run", "--config", l.n.ConfigFile())
 	l.healthy(a.p, "nodeagent", "agent.log", "http://127.0.0.1:10248/readyz")
 }
