@@ -149,13 +149,27 @@ func wholeSeconds(d time.Duration) int64 {
 
 // RemoveContainer removes a container; it is killed when it still runs.
 func (c *Client) RemoveContainer(ctx context.Context, id string) error {
-	_, err := invoke(ctx, c, "remove_container", id, callTimeout, c.rt.RemoveContainer,
-		&cri.RemoveContainerRequest{ContainerId: id})
-	if err = ignoreNotFound(err); err != nil {
+	err := c.removeContainer(ctx, id)
+	if errors.Is(err, errdefs.ErrConflict) {
+		if ours, cerr := c.isContainerd(ctx); cerr != nil || !ours {
+			return errors.Join(err, cerr)
+		}
+		if terr := c.endTask(ctx, id); terr != nil {
+			return errors.Join(err, terr)
+		}
+		err = c.removeContainer(ctx, id)
+	}
+	if err != nil {
 		return err
 	}
 	c.index.drop(id)
 	return nil
+}
+
+func (c *Client) removeContainer(ctx context.Context, id string) error {
+	_, err := invoke(ctx, c, "remove_container", id, callTimeout, c.rt.RemoveContainer,
+		&cri.RemoveContainerRequest{ContainerId: id})
+	return ignoreNotFound(err)
 }
 
 // ReopenLog makes the runtime open the container's log file anew, after it was

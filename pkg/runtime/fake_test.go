@@ -12,6 +12,7 @@ import (
 
 	eventtypes "github.com/containerd/containerd/api/events"
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	containerdtypes "github.com/containerd/containerd/api/types"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -44,6 +45,9 @@ type fakeRuntime struct {
 	criSubs map[chan *cri.ContainerEventResponse]struct{}
 	ownSubs map[chan *containerdtypes.Envelope]struct{}
 
+	// strays are containers that CRI does not remove because of a task that it
+	// does not know of; the value says whether the task still runs.
+	strays map[string]bool
 	// loseReply makes the next create of that kind succeed and its answer get lost.
 	loseReply string
 	// onReserved runs, unlocked, when a create meets a reserved name.
@@ -98,6 +102,7 @@ func (f *fakeRuntime) start(t *testing.T) {
 	cri.RegisterImageServiceServer(f.server, f)
 	if f.ownEvents {
 		eventsapi.RegisterEventsServer(f.server, fakeEvents{f: f})
+		tasksapi.RegisterTasksServer(f.server, fakeTasks{f: f})
 	}
 	f.served.Go(func() { _ = f.server.Serve(l) }) // ends with stop
 }
@@ -339,6 +344,9 @@ func (f *fakeRuntime) RemoveContainer(_ context.Context, r *cri.RemoveContainerR
 	defer f.mu.Unlock()
 	if _, err := f.ctr(r.GetContainerId()); err != nil {
 		return nil, err
+	}
+	if _, ok := f.strays[r.GetContainerId()]; ok {
+		return nil, status.Errorf(codes.FailedPrecondition, "failed to delete containerd container: cannot delete running task %s", r.GetContainerId())
 	}
 	f.removeCtr(r.GetContainerId())
 	return &cri.RemoveContainerResponse{}, nil
