@@ -380,12 +380,13 @@ func TestStartError(t *testing.T) {
 	}
 }
 
-// TestInterruptedStart: what containerd notes when the agent is killed in the
-// middle of a start.
+// TestInterruptedStart: what containerd notes when the agent, or containerd
+// before it, is killed in the middle of a start.
 func TestInterruptedStart(t *testing.T) {
 	for _, message := range []string{
 		"failed to create containerd task: failed to create shim task: context canceled: unknown",
 		"failed to create containerd task: failed to start shim: start failed: : signal: killed: unknown",
+		"failed to create containerd task: failed to start shim: mkdir /run/containerd/io.containerd.runtime.v2.task/k8s.io/c1: file exists: unknown",
 	} {
 		f := newFake(t, nil)
 		c := dialFake(t, f, nil)

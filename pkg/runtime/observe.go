@@ -354,13 +354,17 @@ func containerOf(l *cri.Container, st *cri.ContainerStatus) *Container {
 	return d
 }
 
-// startCutShort says that a start failed because its caller went away in the
-// midst of it, as an agent that is killed does: containerd then cancels the
-// call and kills the shim's start command. That is no failure of the container.
+// startCutShort says that a start failed because it, or one before it, was cut
+// short. When its caller goes away, as an agent that is killed does, containerd
+// cancels the call and kills the shim's start command; when containerd itself is
+// killed, the task's folder stays and is in the next start's way. None of that
+// is a failure of the container.
 func startCutShort(d *Container) bool {
-	return d.State == StateExited && d.Reason == "StartError" && d.StartedAt.IsZero() &&
-		(strings.Contains(d.Message, "context canceled") ||
-			strings.Contains(d.Message, "failed to start shim") && strings.Contains(d.Message, "signal: killed"))
+	if d.State != StateExited || d.Reason != "StartError" || !d.StartedAt.IsZero() {
+		return false
+	}
+	return strings.Contains(d.Message, "context canceled") || strings.Contains(d.Message, "failed to start shim") &&
+		(strings.Contains(d.Message, "signal: killed") || strings.Contains(d.Message, ": file exists"))
 }
 
 func stateOf(s cri.ContainerState) ContainerState {
