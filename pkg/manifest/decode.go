@@ -31,10 +31,26 @@ const maxListDepth = 4
 func Decode(data []byte, opts Options) ([]Object, []*Error) {
 	d := &decoder{opts: opts}
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
-	for _, c := range splitStream(data) {
+	for _, c := range splitStream(unixLines(data)) {
 		d.chunk(c)
 	}
 	return d.objects, d.errs
+}
+
+// unixLines makes a line feed of each carriage return that stands alone. In YAML
+// it ends a line, and with it a comment; JSON has it between values only.
+func unixLines(data []byte) []byte {
+	owned := false
+	for i, c := range data {
+		if c != '\r' || i+1 < len(data) && data[i+1] == '\n' {
+			continue
+		}
+		if !owned {
+			data, owned = bytes.Clone(data), true
+		}
+		data[i] = '\n'
+	}
+	return data
 }
 
 type decoder struct {
@@ -116,6 +132,9 @@ func parseChunk(c chunk) ([]*node, []*parseError) {
 	return parseYAML(c)
 }
 
+// oddBreaks end a line, and with it a comment, in YAML 1.1.
+const oddBreaks = "\u0085\u2028\u2029"
+
 // isBlank says that there is nothing but separators and comments: such a chunk
 // is not worth a parser.
 func isBlank(data []byte) bool {
@@ -124,7 +143,7 @@ func isBlank(data []byte) bool {
 			l = l[len("---"):]
 		}
 		l = bytes.TrimLeft(l, " \r\n")
-		if len(l) > 0 && l[0] != '#' {
+		if len(l) > 0 && (l[0] != '#' || bytes.ContainsAny(l, oddBreaks)) {
 			return false
 		}
 	}

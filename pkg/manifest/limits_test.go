@@ -97,3 +97,29 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// TestLineBreaks: whatever ends a line ends a comment, too, and is counted.
+func TestLineBreaks(t *testing.T) {
+	const text = "# a comment\n---\n# another\n" + tinyPod + "---\n" + tinyPod + "nonsense: 1\n"
+	for name, end := range map[string]string{"LF": "\n", "CRLF": "\r\n", "CR": "\r"} {
+		t.Run(name, func(t *testing.T) {
+			data := []byte(strings.ReplaceAll(text, "\n", end))
+			before := bytes.Clone(data)
+			objects, errs := Decode(data, Options{})
+			if len(objects) != 1 || objects[0].Line != 4 {
+				t.Errorf("objects %v", objects)
+			}
+			if len(errs) != 1 || errs[0].Line != 13 || errs[0].Field != "nonsense" {
+				t.Errorf("errors %v", errs)
+			}
+			if !bytes.Equal(data, before) {
+				t.Error("Decode changes its input")
+			}
+		})
+	}
+	for _, end := range []string{"\u0085", "\u2028", "\u2029"} {
+		if objects, errs := Decode([]byte("# a comment"+end+tinyPod), Options{}); len(objects) != 1 || len(errs) != 0 {
+			t.Errorf("a comment that %+q ends: %v, %v", end, objects, errs)
+		}
+	}
+}
