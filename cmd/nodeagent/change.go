@@ -104,14 +104,17 @@ func (a *app) validateCmd() *cobra.Command {
 		Use:   "validate FILE…",
 		Short: "Check manifests as the agent would, without one",
 		Long: `Check manifests: the same decoding, defaults and validation as in the agent, with
-no agent needed. Every error names file and line; the exit code is 1 when
+no agent needed. Of a folder it reads what the agent reads, and says when two
+files name one pod. Every error names file and line; the exit code is 1 when
 there is one.`,
 		Example: `  nodeagent validate web.yaml
   nodeagent validate ./pods
   generate-pods | nodeagent validate -`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return cli.New("", a.streams).Validate(args, node)
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx, stop := interruptible(c)
+			defer stop()
+			return cli.New("", a.streams).Validate(ctx, args, node)
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/cni"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/server/api"
+	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
 // How often things are looked at that no event tells of.
@@ -152,16 +154,18 @@ func (a *agent) reportProblems(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		now := map[string]bool{}
-		for _, s := range a.store.Sources() {
-			problems := s.Problems
-			if s.Error != "" {
-				problems = append([]string{s.Error}, problems...) // it names the target
+		report := func(source, reason, problem string) {
+			now[source+problem] = true
+			if !known[source+problem] {
+				a.nodeEvent(v1.EventTypeWarning, reason, problem)
 			}
-			for _, p := range problems {
-				now[s.Name+p] = true
-				if !known[s.Name+p] {
-					a.nodeEvent(v1.EventTypeWarning, "InvalidManifest", p)
-				}
+		}
+		for _, s := range a.store.Sources() {
+			if s.Error != "" {
+				report(s.Name, "SourceFailing", store.Problem{Origin: s.Target, Err: errors.New(s.Error)}.String())
+			}
+			for _, p := range s.Problems {
+				report(s.Name, "InvalidManifest", p)
 			}
 		}
 		known = now

@@ -23,7 +23,7 @@ import (
 )
 
 // maxManifest bounds one file that is read; the agent takes no more either.
-const maxManifest = 16 << 20
+const maxManifest = 10 << 20
 
 // file is one manifest file's content.
 type file struct {
@@ -97,33 +97,6 @@ func manifestsIn(path string) ([]string, error) {
 		return nil, fmt.Errorf("%s holds no *.yaml, *.yml or *.json file: %w", path, fs.ErrNotExist)
 	}
 	return out, nil
-}
-
-// Validate checks manifests as the daemon would, without one. It prints
-// FILE:LINE messages for what is wrong and a line for each pod that is not.
-func (c *CLI) Validate(args []string, nodeName string) error {
-	files, err := c.read(args)
-	if err != nil {
-		return err
-	}
-	failed := false
-	for _, f := range files {
-		objects, errs := manifest.Decode(f.data, manifest.Options{Origin: f.name, NodeName: nodeName})
-		for _, o := range objects {
-			fmt.Fprintf(c.Out, "%s:%d: Pod %s is valid\n", table.Safe(f.name), o.Line, table.Safe(pod.KeyOf(o.Pod).String()))
-		}
-		for _, e := range errs {
-			fmt.Fprintln(c.Err, table.Safe(e.Error()))
-		}
-		if len(objects)+len(errs) == 0 {
-			fmt.Fprintf(c.Err, "%s: holds no object\n", table.Safe(f.name))
-		}
-		failed = failed || len(errs) > 0 || len(objects) == 0
-	}
-	if failed {
-		return errFailed()
-	}
-	return nil
 }
 
 // Apply makes the agent run what manifests say: pods that are not there are

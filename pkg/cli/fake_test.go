@@ -127,7 +127,9 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if rest, ok := strings.CutPrefix(r.URL.Path, api.Prefix); ok {
+		f.mu.Lock()
 		o, known := f.own[rest]
+		f.mu.Unlock()
 		if !known {
 			f.fail(w, 404, metav1.StatusReasonNotFound, "no such path", nil)
 			return

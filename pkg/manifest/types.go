@@ -33,6 +33,19 @@ type Object struct {
 	Line   int
 }
 
+// Place is "FILE:LINE", without the line when it is unknown.
+func (o Object) Place() string { return place(o.Origin, o.Line) }
+
+func place(origin string, line int) string {
+	switch {
+	case line == 0:
+		return origin
+	case origin == "":
+		return fmt.Sprintf("line %d", line)
+	}
+	return fmt.Sprintf("%s:%d", origin, line)
+}
+
 // Error is one reason why a document was refused.
 type Error struct {
 	Origin string // file or URL; empty when unknown
@@ -48,15 +61,7 @@ type Error struct {
 // Error is "FILE:LINE: OBJECT: FIELD: MESSAGE", with unknown parts left out.
 func (e *Error) Error() string {
 	var parts []string
-	switch {
-	case e.Origin != "" && e.Line > 0:
-		parts = append(parts, fmt.Sprintf("%s:%d", e.Origin, e.Line))
-	case e.Origin != "":
-		parts = append(parts, e.Origin)
-	case e.Line > 0:
-		parts = append(parts, fmt.Sprintf("line %d", e.Line))
-	}
-	for _, p := range []string{e.Object, e.Field, e.Msg} {
+	for _, p := range []string{place(e.Origin, e.Line), e.Object, e.Field, e.Msg} {
 		if p != "" {
 			parts = append(parts, p)
 		}

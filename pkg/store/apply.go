@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -64,7 +63,7 @@ func (s *Store) merge(old map[pod.Key]manifest.Object, snap Snapshot) (wanted ma
 		if p.Keep {
 			unreadable[p.Origin] = true
 		}
-		reported = append(reported, problemText(p))
+		reported = append(reported, p.String())
 	}
 	kept := map[pod.Key]manifest.Object{}
 	for key, obj := range old {
@@ -76,11 +75,11 @@ func (s *Store) merge(old map[pod.Key]manifest.Object, snap Snapshot) (wanted ma
 	for _, obj := range snap.Objects {
 		key := pod.KeyOf(obj.Pod)
 		if first, ok := wanted[key]; ok {
-			reported = append(reported, conflictText(obj, first.Origin))
+			reported = append(reported, Conflict(obj, first.Place()))
 			continue
 		}
 		if k, ok := kept[key]; ok && k.Origin != obj.Origin && !s.o.Equal(k, obj) {
-			reported = append(reported, conflictText(obj, k.Origin))
+			reported = append(reported, Conflict(obj, k.Place()))
 			continue
 		}
 		wanted[key] = obj
@@ -93,23 +92,10 @@ func (s *Store) merge(old map[pod.Key]manifest.Object, snap Snapshot) (wanted ma
 	return wanted, reported
 }
 
-func conflictText(loser manifest.Object, by string) string {
-	where := loser.Origin
-	if loser.Line > 0 {
-		where = fmt.Sprintf("%s:%d", loser.Origin, loser.Line)
-	}
-	return fmt.Sprintf("%s: pod %s is already defined by %s: remove or rename one of them", where, pod.KeyOf(loser.Pod), by)
-}
-
-func problemText(p Problem) string {
-	text := p.Err.Error()
-	if p.Object != "" && !strings.Contains(text, p.Object) {
-		text = p.Object + ": " + text
-	}
-	if p.Origin != "" && !strings.Contains(text, p.Origin) {
-		text = p.Origin + ": " + text
-	}
-	return text
+// Conflict says that an object is not taken because the same pod is named at by,
+// the place of another.
+func Conflict(loser manifest.Object, by string) string {
+	return fmt.Sprintf("%s: pod %s is already defined by %s: remove or rename one of them", loser.Place(), pod.KeyOf(loser.Pod), by)
 }
 
 // logNew logs what was not a problem before; mu is held.
@@ -139,7 +125,7 @@ func (s *Store) reconcile() {
 		for _, key := range slices.SortedFunc(maps.Keys(s.wanted[name]), compareKeys) {
 			obj := s.wanted[name][key]
 			if w, taken := winners[key]; taken {
-				found[name] = append(found[name], conflictText(obj, w.source+" "+w.obj.Origin))
+				found[name] = append(found[name], Conflict(obj, w.source+" "+w.obj.Place()))
 				continue
 			}
 			winners[key] = candidate{obj, name}

@@ -345,7 +345,7 @@ func TestPrecedence(t *testing.T) {
 		t.Fatalf("the loser did not take over: %+v", r)
 	}
 	h.apply(SourceHTTP, h.decode("u", yamlPod("web", "y"), yamlPod("web", "z")))
-	h.wantProblem(SourceHTTP, "u:10: pod default/web is already defined by u")
+	h.wantProblem(SourceHTTP, "u:10: pod default/web is already defined by u:1: ")
 }
 
 func TestFullDisk(t *testing.T) {
@@ -732,4 +732,22 @@ func TestConcurrentUse(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestProblemText: origin and object are named once.
+func TestProblemText(t *testing.T) {
+	for _, c := range []struct {
+		p    Problem
+		want string
+	}{
+		{Problem{Origin: "/m/a.yaml", Err: errors.New("is empty")}, "/m/a.yaml: is empty"},
+		{Problem{Origin: "/m", Err: errors.New("/m does not exist")}, "/m does not exist"},
+		{Problem{Origin: "a.yaml", Object: "Pod default/web", Err: errors.New("no")}, "a.yaml: Pod default/web: no"},
+		{Problem{Origin: "a.yaml", Object: "Pod default/web", Err: &manifest.Error{Origin: "a.yaml", Line: 3, Object: "Pod default/web", Msg: "no"}},
+			"a.yaml:3: Pod default/web: no"},
+	} {
+		if got := c.p.String(); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
 }

@@ -17,6 +17,7 @@
 package store
 
 import (
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -47,6 +48,18 @@ type Problem struct {
 	// Keep is true when the origin as a whole could not be understood: objects
 	// known from it stay as they are until it can be read again or is gone.
 	Keep bool
+}
+
+// String names origin and object unless the error does.
+func (p Problem) String() string {
+	text := p.Err.Error()
+	if p.Object != "" && !strings.Contains(text, p.Object) {
+		text = p.Object + ": " + text
+	}
+	if p.Origin != "" && !strings.Contains(text, p.Origin) {
+		text = p.Origin + ": " + text
+	}
+	return text
 }
 
 // Sink is where a source delivers. Both calls return quickly and may be made

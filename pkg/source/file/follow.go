@@ -215,12 +215,17 @@ func (f *follower) tell(next map[string]*result, id identity) {
 		return
 	}
 	f.failed, f.polled = false, f.now
-	var snap store.Snapshot
-	for _, origin := range slices.Sorted(maps.Keys(next)) {
-		snap.Objects = append(snap.Objects, next[origin].objects...)
-		snap.Problems = append(snap.Problems, next[origin].problems...)
+	f.sink.Apply(store.SourceFile, snapshotOf(next))
+}
+
+// snapshotOf has the files in the order of their names: of two that name one
+// pod the first wins.
+func snapshotOf(results map[string]*result) (snap store.Snapshot) {
+	for _, origin := range slices.Sorted(maps.Keys(results)) {
+		snap.Objects = append(snap.Objects, results[origin].objects...)
+		snap.Problems = append(snap.Problems, results[origin].problems...)
 	}
-	f.sink.Apply(store.SourceFile, snap)
+	return snap
 }
 
 // lostOf is what an origin said before and nobody says any more, nil for

@@ -11,7 +11,9 @@ package file
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
@@ -108,6 +110,23 @@ func (s *Source) Run(ctx context.Context, sink store.Sink) error {
 		}
 	}
 	return nil
+}
+
+// Once looks at the path without following it and returns what Run would
+// deliver. A file that somebody is writing is waited for, for a few seconds.
+func (s *Source) Once(ctx context.Context) (store.Snapshot, error) {
+	f := newFollower(s.o, s.writers, nil)
+	for ctx.Err() == nil {
+		seen, err := f.scan(ctx)
+		if err != nil {
+			return store.Snapshot{}, err
+		}
+		if !slices.Contains(slices.Collect(maps.Values(seen.results)), nil) {
+			return snapshotOf(seen.results), nil
+		}
+		pause(ctx, f.again)
+	}
+	return store.Snapshot{}, ctx.Err()
 }
 
 // wait returns after d, or true as soon as something relevant happens.

@@ -114,7 +114,13 @@ func (s *Source) decode(data []byte, uid types.UID) (manifest.Object, error) {
 	case objects[0].Pod.UID != uid:
 		return manifest.Object{}, fmt.Errorf("it is of the pod with UID %s", objects[0].Pod.UID)
 	}
-	return objects[0], nil
+	return whole(objects[0]), nil
+}
+
+// whole drops the line: a request is no file that somebody could look it up in.
+func whole(o manifest.Object) manifest.Object {
+	o.Line = 0
+	return o
 }
 
 // Run hands the store what earlier agents accepted. Everything after that goes
@@ -163,7 +169,7 @@ func (s *Source) Create(_ context.Context, o manifest.Object) (*v1.Pod, error) {
 	if err := s.keep(o); err != nil {
 		return nil, errors.Join(err, s.forget(uid))
 	}
-	s.objects[uid] = o
+	s.objects[uid] = whole(o)
 	s.apply()
 	if rec, ok := s.o.Store.Get(key); ok && rec.Pod.UID == uid {
 		return rec.Pod, nil
@@ -222,7 +228,7 @@ func (s *Source) Update(_ context.Context, key pod.Key, o manifest.Object, resou
 		s.putBack(old)
 		return nil, err
 	}
-	s.objects[o.Pod.UID] = o
+	s.objects[o.Pod.UID] = whole(o)
 	s.apply()
 	if now, ok := s.o.Store.Get(key); ok && now.Pod.UID == o.Pod.UID && bytes.Equal(now.Canonical, o.Canonical) {
 		return now.Pod, nil

@@ -194,7 +194,7 @@ func TestNameOfAFolder(t *testing.T) {
 	h.create("web", "u1")
 	h.file("web")
 	h.ends("web")
-	h.wantProblem("pod default/web is already defined by file a.yaml")
+	h.wantProblem("api: pod default/web is already defined by file a.yaml")
 	h.restart() // while the API's pod still ends
 	h.file("web")
 	h.must(h.store.Finished("u1"))
