@@ -73,7 +73,35 @@ nodeagent.sock in its run folder, which --run-dir or ` + runDirEnv + ` names.`,
 		}
 	}
 	root.AddCommand(a.versionCmd())
+	root.InitDefaultCompletionCmd()
+	strict(root)
 	return root
+}
+
+// strict has every command refuse what it does not understand, and say what it
+// does: cobra prints the help of a group for any word after it, and calls
+// that a success.
+func strict(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return fmt.Errorf("%w; write: %s", err, c.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		if sub.HasSubCommands() {
+			sub.Args = nil
+			sub.RunE = func(c *cobra.Command, args []string) error {
+				if len(args) == 0 {
+					return c.Help()
+				}
+				return fmt.Errorf("unknown command %q for \"%s\"; see \"%[2]s --help\"", args[0], c.CommandPath())
+			}
+		}
+		strict(sub)
+	}
 }
 
 // client is what commands that talk to the agent share.
