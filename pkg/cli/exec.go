@@ -7,12 +7,15 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	protocol "k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/client-go/util/exec"
+	"k8s.io/streaming/pkg/httpstream"
 	streamspdy "k8s.io/streaming/pkg/httpstream/spdy"
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
@@ -53,26 +56,75 @@ func (c *CLI) remote(ctx context.Context, s session) error {
 			q.Set(name, "true")
 		}
 	}
-	rt, up, err := c.client.upgrader()
+	rt, err := c.client.upgrader()
 	if err != nil {
 		return err
 	}
-	e, err := remotecommand.NewSPDYExecutorForTransports(rt, up, http.MethodPost, c.client.url(path, q))
+	v := &verdict{UpgradeRoundTripper: rt}
+	e, err := remotecommand.NewSPDYExecutorForProtocols(v, spdy.NewUpgraderForStreaming(v), http.MethodPost, c.client.url(path, q),
+		protocol.StreamProtocolV5Name, protocol.StreamProtocolV4Name)
 	if err != nil {
 		return err
 	}
 	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: s.in, Stdout: s.out, Stderr: s.err, Tty: s.tty, TerminalSizeQueue: s.sizes})
+	if err == nil && !v.heard.Load() {
+		return errLost
+	}
 	return c.client.explainStream(err)
+}
+
+// errLost is the end of a session that nobody said the end of.
+var errLost = errors.New("the connection was lost before the command ended; it may still be running, and its exit code is not known")
+
+// verdict notes whether the far side said how a session ended. From version 4
+// of the protocol on it always does, and a lost connection, which is silence,
+// must not pass for success.
+type verdict struct {
+	httpstream.UpgradeRoundTripper
+	heard atomic.Bool
+}
+
+// NewConnection implements httpstream.UpgradeRoundTripper.
+func (v *verdict) NewConnection(resp *http.Response) (httpstream.Connection, error) {
+	conn, err := v.UpgradeRoundTripper.NewConnection(resp)
+	if err != nil {
+		return nil, err
+	}
+	return &verdictConnection{conn, v}, nil
+}
+
+type verdictConnection struct {
+	httpstream.Connection
+	v *verdict
+}
+
+// CreateStream implements httpstream.Connection.
+func (c *verdictConnection) CreateStream(h http.Header) (httpstream.Stream, error) {
+	s, err := c.Connection.CreateStream(h)
+	if err == nil && h.Get(v1.StreamType) == v1.StreamTypeError {
+		s = &verdictStream{s, c.v}
+	}
+	return s, err
+}
+
+type verdictStream struct {
+	httpstream.Stream
+	v *verdict
+}
+
+// Read implements io.Reader.
+func (s *verdictStream) Read(p []byte) (int, error) {
+	n, err := s.Stream.Read(p)
+	if n > 0 {
+		s.v.heard.Store(true)
+	}
+	return n, err
 }
 
 // upgrader makes one connection for one stream; the round tripper keeps it, so
 // that each stream needs its own.
-func (c *Client) upgrader() (http.RoundTripper, spdy.Upgrader, error) {
-	rt, err := streamspdy.NewRoundTripperWithConfig(streamspdy.RoundTripperConfig{UpgradeTransport: c.transport, PingPeriod: pingPeriod})
-	if err != nil {
-		return nil, nil, err
-	}
-	return rt, spdy.NewUpgraderForStreaming(rt), nil
+func (c *Client) upgrader() (httpstream.UpgradeRoundTripper, error) {
+	return streamspdy.NewRoundTripperWithConfig(streamspdy.RoundTripperConfig{UpgradeTransport: c.transport, PingPeriod: pingPeriod})
 }
 
 // explainStream finds out whether a stream failed because there is no agent:

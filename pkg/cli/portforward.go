@@ -230,7 +230,7 @@ func (f *forwarder) carry(ctx context.Context, local net.Conn, remote uint16) er
 // dial opens a stream connection to the pod. A refusal is the agent's Status.
 func (f *forwarder) dial(ctx context.Context) (httpstream.Connection, error) {
 	c := f.cli.client
-	rt, up, err := c.upgrader()
+	rt, err := c.upgrader()
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +238,7 @@ func (f *forwarder) dial(ctx context.Context) (httpstream.Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, protocol, err := spdy.NegotiateStreaming(up, &http.Client{Transport: rt}, req, portForwardProtocol)
+	conn, protocol, err := spdy.NegotiateStreaming(spdy.NewUpgraderForStreaming(rt), &http.Client{Transport: rt}, req, portForwardProtocol)
 	if err != nil {
 		return nil, c.explainStream(err)
 	}
