@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/util/exec"
@@ -34,6 +35,10 @@ type location struct {
 // Copy copies a file or folder into or out of a container, whose image must
 // have tar.
 func (c *CLI) Copy(ctx context.Context, src, dst string, o CopyOptions) error {
+	// Our own warnings come while tar in the container says something, too.
+	shared := *c
+	shared.Err = &lockedWriter{mu: new(sync.Mutex), w: c.Err}
+	c = &shared
 	from, err := c.location(src)
 	if err != nil {
 		return err
@@ -250,6 +255,9 @@ func (c *CLI) unpack(d *destination, h *tar.Header, rel string, body io.Reader) 
 		return d.root.MkdirAll(name, mode|0o700)
 	case tar.TypeReg:
 	default:
+		if d.name != "" {
+			return fmt.Errorf("%s is a link or a device in the container; name the file that it leads to", table.Safe(h.Name))
+		}
 		fmt.Fprintf(c.Err, "warning: skipping %s: it is a link or a device\n", table.Safe(h.Name))
 		return nil
 	}
