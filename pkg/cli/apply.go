@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	v1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/nodeagent/nodeagent/pkg/cli/table"
@@ -158,10 +160,17 @@ func (c *CLI) applyOne(ctx context.Context, o manifest.Object) (string, error) {
 	if err := c.client.do(ctx, http.MethodPut, path, nil, "application/json", o.Canonical, &after); err != nil {
 		return "", err
 	}
-	if before.UID == after.UID && before.ResourceVersion == after.ResourceVersion {
+	if sameWish(&before, &after) {
 		return "unchanged", nil
 	}
 	return "configured", nil
+}
+
+// sameWish says whether two states of a pod ask for the same. A resourceVersion
+// also tells of the status, which goes on by itself.
+func sameWish(a, b *v1.Pod) bool {
+	return a.UID == b.UID && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) &&
+		apiequality.Semantic.DeepEqual(a.Spec, b.Spec)
 }
 
 // namedIn finds the pods that manifests name. It does not ask whether they are

@@ -93,7 +93,7 @@ func message(err error) string {
 		return "error: " + err.Error()
 	}
 	switch st := s.ErrStatus; {
-	case st.Reason == metav1.StatusReasonInvalid && st.Details != nil:
+	case st.Reason == metav1.StatusReasonInvalid && st.Details != nil && st.Details.Kind != "":
 		return fmt.Sprintf("The %s %q is invalid: %s", st.Details.Kind, st.Details.Name, causes(st))
 	case st.Reason != "":
 		return fmt.Sprintf("Error from server (%s): %s", st.Reason, st.Message)

@@ -26,21 +26,33 @@ type LogsOptions struct {
 	Follow     bool
 	Previous   bool
 	Timestamps bool
-	Tail       int64         // lines; below 0: all
+	Tail       int64         // lines; -1: all
 	Since      time.Duration // 0: all
+}
+
+func (o LogsOptions) check() error {
+	switch {
+	case o.Tail < -1:
+		return fmt.Errorf("--tail %d: must be -1, for all lines, or more", o.Tail)
+	case o.Since < 0:
+		return fmt.Errorf("--since %s: must not be negative", o.Since)
+	case o.AllContainers && o.Container != "":
+		return errors.New("--all-containers and a container exclude each other")
+	}
+	return nil
 }
 
 // Logs copies the log of a container, or of all containers, to standard output,
 // as it was written.
 func (c *CLI) Logs(ctx context.Context, name string, o LogsOptions) error {
+	if err := o.check(); err != nil {
+		return err
+	}
 	p, err := c.pod(ctx, name)
 	if err != nil {
 		return err
 	}
 	if o.AllContainers {
-		if o.Container != "" {
-			return errors.New("--all-containers and a container exclude each other")
-		}
 		return c.logsOfAll(ctx, p, o)
 	}
 	ctr, err := c.container(p, o.Container)

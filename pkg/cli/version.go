@@ -48,10 +48,13 @@ func (c *CLI) Version(ctx context.Context, version, commit string, asJSON bool) 
 		return err
 	}
 	fmt.Fprintf(c.Out, "nodeagent %s (commit %s, %s, %s)\n", version, commit, v.Client.GoVersion, v.Client.Platform)
-	if a := v.Agent; a != nil {
-		fmt.Fprintf(c.Out, "running agent: %s on %s, runtime %s %s\n", table.Safe(a.Version), table.Safe(a.NodeName), table.Safe(a.Runtime.Name), table.Safe(a.Runtime.Version))
-	} else {
+	switch a := v.Agent; {
+	case a == nil:
 		fmt.Fprintln(c.Out, "running agent: none answers")
+	case a.Runtime.Name == "":
+		fmt.Fprintf(c.Out, "running agent: %s on %s, no runtime has answered yet\n", table.Safe(a.Version), table.Safe(a.NodeName))
+	default:
+		fmt.Fprintf(c.Out, "running agent: %s on %s, runtime %s %s\n", table.Safe(a.Version), table.Safe(a.NodeName), table.Safe(a.Runtime.Name), table.Safe(a.Runtime.Version))
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func parseSelection(q url.Values, namespace string, known func() fields.Set) (se
 		have := known()
 		for _, req := range f.Requirements() {
 			if _, ok := have[req.Field]; !ok {
-				return sel, apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s: choose of %s",
+				return sel, apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s: choose one of %s",
 					req.Field, strings.Join(slices.Sorted(maps.Keys(have)), ", ")))
 			}
 		}
