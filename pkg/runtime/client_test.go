@@ -413,6 +413,33 @@ func TestInterruptedStart(t *testing.T) {
 	}
 }
 
+// TestKilledRuntimeForgets: containerd was killed in the middle of a start and
+// knows nothing of the container but that it is no more. One that did run has
+// ended.
+func TestKilledRuntimeForgets(t *testing.T) {
+	f := newFake(t, nil)
+	c := dialFake(t, f, nil)
+	p := onePod("u1")
+	box, err := c.RunSandbox(t.Context(), p, SandboxOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := c.CreateContainer(t.Context(), p, &p.Spec.Containers[0], ctrOptions(box, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, started := range []int64{0, 1} {
+		f.mu.Lock()
+		st := f.ctrs[id].st
+		st.State, st.StartedAt, st.FinishedAt, st.ExitCode, st.Reason = cri.ContainerState_CONTAINER_EXITED, started, 2, 255, "Unknown"
+		f.mu.Unlock()
+		m := mustPod(t, c, "u1").Containers[0]
+		if cut := m.State == StateCreated && m.Interrupted; cut != (started == 0) || !cut && m.State != StateExited {
+			t.Errorf("started at %d: %+v", started, m)
+		}
+	}
+}
+
 func TestGone(t *testing.T) {
 	f := newFake(t, nil)
 	c := dialFake(t, f, nil)

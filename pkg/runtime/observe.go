@@ -358,10 +358,15 @@ func containerOf(l *cri.Container, st *cri.ContainerStatus) *Container {
 // short. When its caller goes away, as an agent that is killed does, containerd
 // cancels the call and kills the shim's start command; when containerd itself is
 // killed, the task's folder stays and is in the next start's way. None of that
-// is a failure of the container.
+// is a failure of the container. A containerd that was killed between the task's
+// creation and its start does not know the container's state afterwards and,
+// once it was stopped, says so.
 func startCutShort(d *Container) bool {
-	if d.State != StateExited || d.Reason != "StartError" || !d.StartedAt.IsZero() {
+	if d.State != StateExited || !d.StartedAt.IsZero() {
 		return false
+	}
+	if d.Reason != "StartError" {
+		return d.Reason == "Unknown"
 	}
 	return strings.Contains(d.Message, "context canceled") || strings.Contains(d.Message, "failed to start shim") &&
 		(strings.Contains(d.Message, "signal: killed") || strings.Contains(d.Message, ": file exists"))
