@@ -74,9 +74,6 @@ func IsTerminal(phase v1.PodPhase) bool {
 	return phase == v1.PodSucceeded || phase == v1.PodFailed
 }
 
-// IsHostNetwork says that the pod shares the node's network namespace.
-func IsHostNetwork(p *v1.Pod) bool { return p.Spec.HostNetwork }
-
 // Container finds a container or init container by name.
 func Container(p *v1.Pod, name string) (c *v1.Container, init bool, ok bool) {
 	for i := range p.Spec.InitContainers {

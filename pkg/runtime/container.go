@@ -172,14 +172,6 @@ func (c *Client) removeContainer(ctx context.Context, id string) error {
 	return ignoreNotFound(err)
 }
 
-// ReopenLog makes the runtime open the container's log file anew, after it was
-// rotated away.
-func (c *Client) ReopenLog(ctx context.Context, id string) error {
-	_, err := invoke(ctx, c, "reopen_container_log", id, callTimeout, c.rt.ReopenContainerLog,
-		&cri.ReopenContainerLogRequest{ContainerId: id})
-	return err
-}
-
 // ExecSync runs cmd in the container and returns its output and exit code. The
 // error is context.DeadlineExceeded (and errdefs.ErrTransient) when it takes
 // longer than timeout; 0 sets none.
