@@ -30,7 +30,8 @@ type conditions struct {
 
 // housekeep does what has to be done now and then: try again what a full disk
 // prevented, import images that were dropped in, look after rules and the
-// runtime's health, collect what crashes leaked.
+// runtime's health, evict pods that outgrow their volumes, collect what crashes
+// leaked.
 func (a *agent) housekeep(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -51,6 +52,7 @@ func (a *agent) housekeep(ctx context.Context) error {
 			n.workers.WakeAll()
 		}
 		a.look(ctx, n)
+		a.evictOversized(ctx, n)
 		if time.Since(collected) >= collectEvery {
 			collected = time.Now()
 			a.collect(ctx, n)

@@ -9,10 +9,11 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
-// Reasons of a refusal, as kubelet gives them.
+// Reasons of a refusal or an eviction, as kubelet gives them.
 const (
 	ReasonNodeAffinity = "NodeAffinity"
 	ReasonNodePorts    = "NodePorts"
+	reasonEvicted      = "Evicted"
 )
 
 // IsRefusal says that a final status came from the node's refusal and not from

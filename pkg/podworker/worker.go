@@ -30,6 +30,7 @@ type worker struct {
 
 	admitted atomic.Bool
 	refused  *status.Refusal
+	evicted  atomic.Pointer[status.Refusal] // asked for from outside
 	released bool
 	// discard is asked for from outside; discarded is when it was done.
 	discard   atomic.Bool
@@ -201,7 +202,8 @@ func (s *turn) input(rec store.Record, observed runtime.Pod) lifecycle.Input {
 	in := lifecycle.Input{
 		Pod: rec.Pod, Observed: observed, Stopped: s.stopped,
 		NotBefore: map[string]time.Time{}, Killing: map[string]time.Time{},
-		End:     s.refused != nil || pod.IsTerminal(rec.Pod.Status.Phase),
+		End:     s.refused != nil || s.evicted.Load() != nil || pod.IsTerminal(rec.Pod.Status.Phase),
+		Hurry:   s.evicted.Load() != nil,
 		Discard: s.discard.Load(),
 		Backoff: s.m.Backoff, KeepDead: s.m.KeepDead, Now: s.m.Clock(),
 	}
@@ -284,7 +286,7 @@ func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
 		rec = cur
 	}
 	st := status.Compute(status.Input{
-		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Messages: w.messages,
+		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Evicted: w.evicted.Load(), Messages: w.messages,
 		NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
 	})
 	became := podReady(st) && !podReady(rec.Pod.Status) && rec.Pod.Status.Phase != v1.PodRunning

@@ -36,6 +36,8 @@ type Input struct {
 	Waiting map[string]v1.ContainerStateWaiting
 	// Refused is set when the node does not run the pod at all.
 	Refused *Refusal
+	// Evicted is set when the node ends the pod for its own sake.
+	Evicted *Refusal
 	// Messages are termination messages by container ID.
 	Messages map[string]string
 	// NodeIPs are the node's addresses, primary first.
@@ -46,7 +48,8 @@ type Input struct {
 	Now         time.Time
 }
 
-// Refusal is why the node does not run a pod: "NodeAffinity" and a sentence.
+// Refusal is why the node does not run a pod, or runs it no longer:
+// "NodeAffinity" and a sentence.
 type Refusal struct{ Reason, Message string }
 
 // Compute returns the pod's status.
@@ -78,6 +81,12 @@ func Compute(in Input) v1.PodStatus {
 		c.Ready = c.State.Terminated != nil && c.State.Terminated.ExitCode == 0
 	}
 	st.Phase = phase(in, &st)
+	switch {
+	case pod.IsTerminal(in.Pod.Status.Phase):
+		st.Reason, st.Message = in.Pod.Status.Reason, in.Pod.Status.Message
+	case in.Evicted != nil && !pod.IsTerminal(st.Phase):
+		st.Phase, st.Reason, st.Message = v1.PodFailed, in.Evicted.Reason, in.Evicted.Message
+	}
 	st.Conditions = conditions(in, st)
 	return st
 }

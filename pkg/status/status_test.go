@@ -141,6 +141,20 @@ func TestRefusedPod(t *testing.T) {
 	}
 }
 
+func TestEvictedPod(t *testing.T) {
+	in := Input{Pod: testPod(v1.RestartPolicyAlways, "", "a"), Observed: observe(true, "", "a=running"),
+		Evicted: &Refusal{"Evicted", "too large"}, Accepted: began, Now: began}
+	st := Compute(in)
+	if st.Phase != v1.PodFailed || st.Reason != "Evicted" || st.Message != "too large" || len(st.ContainerStatuses) != 1 {
+		t.Errorf("%+v", st)
+	}
+	in.Pod.Status, in.Evicted = st, nil // a restarted agent knows it from the status only
+	in.Observed = observe(false, "", "a=exited:137")
+	if got := Compute(in); got.Phase != v1.PodFailed || got.Reason != "Evicted" || got.Message != "too large" {
+		t.Errorf("after a restart: %+v", got)
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	in := Input{Pod: testPod(v1.RestartPolicyNever, "", "a"), Observed: observe(true, "", "a=running"), NodeIPs: []string{"192.0.2.1", "2001:db8::1"}, Accepted: began, Now: began}
 	st := Compute(in)

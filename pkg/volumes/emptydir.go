@@ -17,8 +17,8 @@ import (
 // emptyDir is a folder that lives as long as the pod: on the node's disk, in
 // memory (tmpfs) or in huge pages (hugetlbfs).
 //
-// A sizeLimit is the size of a tmpfs. On disk it is only measured (Manager.Usage);
-// a pod that exceeds it is to be evicted, which is node-pressure eviction's work.
+// A sizeLimit is the size of a tmpfs. On disk it is only measured (Manager.Usage):
+// the agent evicts a pod that exceeds it.
 type emptyDir struct{ mounter Mounter }
 
 func (emptyDir) Name() string                           { return "emptyDir" }

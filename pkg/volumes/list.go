@@ -70,7 +70,7 @@ func (m *Manager) List() ([]Volume, error) {
 }
 
 // Usage measures the pod's emptyDirs, in bytes by volume name, however many
-// files they have. Eviction compares it with the limits.
+// files they have.
 func (m *Manager) Usage(ctx context.Context, uid types.UID) (map[string]Volume, error) {
 	if err := checkName(string(uid)); err != nil {
 		return nil, err

@@ -111,6 +111,37 @@ func TestOOMKilled(t *testing.T) {
 	})
 }
 
+// TestSizeLimit: a pod that fills its emptyDir beyond the limit is evicted, and
+// stays so when the agent is killed; one that keeps to it is left alone.
+func TestSizeLimit(t *testing.T) {
+	n := started(t)
+	for name, kilobytes := range map[string]int{"greedy": 3000, "modest": 500} {
+		n.WriteManifest(name+".yaml", manifest{name: name, script: fmt.Sprintf("dd if=/dev/zero of=/data/f bs=1k count=%d; %s", kilobytes, forever),
+			spec:      "volumes:\n- {name: data, emptyDir: {sizeLimit: 1Mi}}\n",
+			container: "volumeMounts: [{name: data, mountPath: /data}]\n"}.String())
+	}
+	evicted := func(pods testbed.Pods) error {
+		p, err := pods.Get("greedy")
+		if err == nil && (p.Status.Phase != v1.PodFailed || p.Status.Reason != "Evicted" || !strings.Contains(p.Status.Message, `"data" exceeds the limit "1Mi"`)) {
+			err = fmt.Errorf("greedy: %+v", p.Status)
+		}
+		return err
+	}
+	n.WaitPods(long, all(evicted, testbed.Running("modest")))
+	n.Eventually(long, "its volume is gone", func() error {
+		if out := cli(t, n, "get", "volumes", "-A"); strings.Contains(out, "greedy") || !strings.Contains(out, "modest") {
+			return fmt.Errorf("volumes:\n%s", out)
+		}
+		return nil
+	})
+	n.KillAgent()
+	n.StartAgent()
+	n.WaitPods(long, all(evicted, testbed.Running("modest")))
+	if out := cli(t, n, "describe", "pod", "greedy"); !strings.Contains(out, "Evicted") {
+		t.Errorf("describe pod:\n%s", out)
+	}
+}
+
 // TestDualStack: a pod has an address of each family and answers on both.
 func TestDualStack(t *testing.T) {
 	n := newNode(t)

@@ -8,7 +8,7 @@ import (
 )
 
 // minGrace is what a container gets to end after its deadline has passed while
-// nobody was there to stop it.
+// nobody was there to stop it, and when its pod is evicted.
 const minGrace = time.Second
 
 // terminate ends a pod that is being deleted and then removes all its traces.
@@ -47,6 +47,9 @@ func removeAll(in Input, plan *Plan) {
 func windDown(in Input) Plan {
 	var plan Plan
 	deadline := in.Now.Add(pod.GracePeriod(in.Pod))
+	if in.Hurry {
+		deadline = in.Now.Add(minGrace)
+	}
 	if stopAll(in, deadline, &plan) {
 		return plan
 	}

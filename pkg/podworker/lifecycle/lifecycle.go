@@ -30,6 +30,8 @@ type Input struct {
 	// End is true when the pod is to be wound down although it is still
 	// wanted: it was refused, or its status is already final.
 	End bool
+	// Hurry ends the pod without its grace period: it was evicted.
+	Hurry bool
 	// Discard is true when of a finished pod nothing but its status is to stay.
 	Discard bool
 

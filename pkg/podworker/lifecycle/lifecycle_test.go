@@ -27,6 +27,8 @@ type world struct {
 	stopped  map[string]bool
 	killing  map[string]time.Time
 	end      bool
+	hurry    bool
+	failing  map[string]time.Time // calls that failed, and when to try again
 	made     int
 	log      []string
 	gone     bool
@@ -46,7 +48,7 @@ func newWorld(t *testing.T, policy v1.RestartPolicy, init, app int) *world {
 
 func (w *world) next() Plan {
 	return Next(Input{
-		Pod: w.pod, Observed: w.observed, Stopped: w.stopped, Killing: w.killing, End: w.end,
+		Pod: w.pod, Observed: w.observed, Stopped: w.stopped, Killing: w.killing, End: w.end, Hurry: w.hurry, NotBefore: w.failing,
 		Backoff: Backoff{Base: 10 * time.Second, Max: 300 * time.Second, Reset: 10 * time.Minute}, KeepDead: 1, Now: w.now,
 	})
 }
@@ -361,6 +363,21 @@ func TestShorterGraceOvertakes(t *testing.T) {
 	w.pod.DeletionTimestamp = &metav1.Time{Time: w.now}
 	if plan := w.next(); len(plan.Actions) != 1 || plan.Actions[0].Deadline.After(w.now) {
 		t.Fatalf("does not overtake: %+v", plan.Actions)
+	}
+}
+
+func TestEvictionIsInAHurry(t *testing.T) {
+	w := newWorld(t, v1.RestartPolicyAlways, 0, 2)
+	w.settle()
+	w.end, w.hurry = true, true
+	plan := w.next()
+	if len(plan.Actions) != 2 {
+		t.Fatalf("%+v", plan.Actions)
+	}
+	for _, a := range plan.Actions {
+		if a.Kind != KillContainer || a.Deadline.Sub(w.now) != minGrace {
+			t.Errorf("%+v", a)
+		}
 	}
 }
 
