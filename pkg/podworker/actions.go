@@ -73,8 +73,11 @@ func (s *turn) failed(p *v1.Pod, a lifecycle.Action, err error) time.Time {
 		f = &failure{}
 		s.failures[a.Container] = f
 	}
-	f.delay = min(max(failBase, 2*f.delay), failMax)
-	f.until = s.m.Clock().Add(f.delay)
+	// A try that an event brought forward does not lengthen the wait.
+	if now := s.m.Clock(); !now.Before(f.until) {
+		f.delay = min(max(failBase, 2*f.delay), failMax)
+		f.until = now.Add(f.delay)
+	}
 	reason, message := "FailedSync", fmt.Sprintf("%s: %v", a.Kind, err)
 	wait := v1.ContainerStateWaiting{Message: err.Error()}
 	switch a.Kind {

@@ -398,7 +398,8 @@ type agent struct {
 	done chan struct{}
 }
 
-func (n *node) agent(dir string, set func(*Options)) *agent {
+// options are a manager's on this node.
+func (n *node) options(dir string, set func(*Options)) Options {
 	o := Options{
 		Store: n, Observer: n, Sandboxes: n, Containers: n, Images: n, Volumes: n, Cgroups: n, Network: n, Recorder: n, Metrics: n,
 		Admit:    func(*v1.Pod, []*v1.Pod) *status.Refusal { return nil },
@@ -410,8 +411,12 @@ func (n *node) agent(dir string, set func(*Options)) *agent {
 	if set != nil {
 		set(&o)
 	}
+	return o
+}
+
+func (n *node) agent(dir string, set func(*Options)) *agent {
 	ctx, cancel := context.WithCancel(context.Background())
-	a := &agent{Manager: New(o), kill: cancel, done: make(chan struct{})}
+	a := &agent{Manager: New(n.options(dir, set)), kill: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(a.done)
 		if err := a.Run(ctx); err != nil {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/images"
+	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
@@ -197,6 +198,26 @@ func TestImageProblemsShowAndOtherContainersRun(t *testing.T) {
 	n.mu.Unlock()
 	a.Wake("a")
 	n.until("ready", n.ready("a"))
+}
+
+func TestWakeUpsDoNotLengthenABackOff(t *testing.T) {
+	n := newNode(t)
+	n.failRun = errors.New("no CNI")
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	now := time.Now()
+	w := newWorker(New(n.options(t.TempDir(), func(o *Options) { o.Clock = func() time.Time { return now } })), "a", nil)
+	s := &turn{worker: w}
+	var last time.Time
+	for range 5 {
+		last = s.failed(n.records["a"].Pod, lifecycle.Action{Kind: lifecycle.StartContainer, Container: "one"}, n.failRun)
+	}
+	if d := last.Sub(now); d != failBase {
+		t.Errorf("five tries at once put the next one off by %s", d)
+	}
+	now = last
+	if d := s.failed(n.records["a"].Pod, lifecycle.Action{Kind: lifecycle.StartContainer, Container: "one"}, n.failRun).Sub(now); d != 2*failBase {
+		t.Errorf("a try when it was due puts the next one off by %s", d)
+	}
 }
 
 func TestSandboxFailureIsAnEventAndHeals(t *testing.T) {

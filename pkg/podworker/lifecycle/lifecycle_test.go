@@ -289,6 +289,31 @@ func TestInterruptedStart(t *testing.T) {
 	}
 }
 
+// TestFailedStartWaits: events that come meanwhile do not bring it forward.
+func TestFailedStartWaits(t *testing.T) {
+	w := newWorld(t, v1.RestartPolicyAlways, 0, 2)
+	for w.observed.Newest("app0") == nil {
+		w.do(w.next().Actions[0])
+	}
+	again := w.now.Add(time.Second)
+	w.failing = map[string]time.Time{"app0": again}
+	for _, interrupted := range []bool{false, true} {
+		w.observed.Newest("app0").Interrupted = interrupted
+		plan := w.next()
+		for _, a := range plan.Actions {
+			if a.Container == "app0" {
+				t.Errorf("interrupted %t: %+v", interrupted, a)
+			}
+		}
+		if len(plan.Actions) != 1 || !plan.WakeAt.Equal(again) {
+			t.Errorf("interrupted %t: the other container is held up or nobody looks again: %+v", interrupted, plan)
+		}
+	}
+	w.now = again
+	w.settle()
+	w.wantRunning("app0", "app1")
+}
+
 func TestLostSandboxIsRebuiltOnlyForThoseWhoRunAgain(t *testing.T) {
 	w := newWorld(t, v1.RestartPolicyAlways, 1, 2)
 	w.settle()

@@ -186,10 +186,15 @@ func runInit(in Input, sandbox *runtime.Sandbox, plan *Plan) {
 func step(in Input, sandbox *runtime.Sandbox, spec *v1.Container, init bool, plan *Plan) {
 	c := in.Observed.Newest(spec.Name)
 	create := Action{Kind: CreateContainer, Sandbox: sandbox.ID, Container: spec.Name, Init: init}
+	if c != nil && alive(c) {
+		return
+	}
+	if t := in.NotBefore[spec.Name]; t.After(in.Now) {
+		plan.wake(t)
+		return
+	}
 	switch {
 	case c == nil:
-	case alive(c):
-		return
 	case c.State == runtime.StateCreated && c.SandboxID == sandbox.ID && !c.Interrupted && !imageChanged(spec, c):
 		// Made, but the agent did not get to start it.
 		plan.add(Action{Kind: StartContainer, Container: spec.Name, ID: c.ID, Attempt: c.Attempt, Init: init})
@@ -217,10 +222,6 @@ func step(in Input, sandbox *runtime.Sandbox, spec *v1.Container, init bool, pla
 				return
 			}
 		}
-	}
-	if t := in.NotBefore[spec.Name]; t.After(in.Now) {
-		plan.wake(t)
-		return
 	}
 	plan.add(create)
 }
