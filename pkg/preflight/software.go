@@ -2,10 +2,13 @@ package preflight
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
@@ -58,30 +61,49 @@ func (p *probe) sockets() []string {
 	return config.RuntimeSockets()
 }
 
-// shared is the socket of a runtime that runs on the host already.
-func (p *probe) shared(ctx context.Context) (socket string, ok bool) {
+// shared is the runtime that runs on the host already and that the agent would
+// take: the first that speaks CRI. Docker's containerd often does not and is
+// passed over; refusal is what the last such one said.
+func (p *probe) shared(ctx context.Context) (r Runtime, socket string, refusal error) {
 	for _, s := range p.sockets() {
-		if p.Network.Answers(ctx, s) {
-			return s, true
+		if !p.Network.Answers(ctx, s) {
+			continue
 		}
+		r, err := p.Network.CRI(ctx, s)
+		if err == nil {
+			return r, s, nil
+		}
+		refusal = fmt.Errorf("%s answers, but not CRI v1: %s", s, oneLine(err.Error()))
 	}
-	return "", false
+	return Runtime{}, "", refusal
 }
 
 func containerRuntime(ctx context.Context, p *probe) Result {
-	if socket, ok := p.shared(ctx); ok {
-		return p.sharedRuntime(ctx, socket)
-	}
-	if strings.HasPrefix(p.cfg.Runtime.Endpoint, "unix://") {
+	r, socket, refusal := p.shared(ctx)
+	switch named := strings.HasPrefix(p.cfg.Runtime.Endpoint, "unix://"); {
+	case socket != "":
+		return ok("%s %s, CRI %s, on %s", r.Name, r.Version, r.API, socket)
+	case named && refusal != nil:
+		return bad(Fail, refusal.Error(), `enable CRI (containerd: take "cri" out of disabled_plugins in /etc/containerd/config.toml), or use --runtime-endpoint embedded`)
+	case named:
 		return bad(Fail, "nobody answers on "+p.cfg.Runtime.Endpoint, "start that runtime, or use --runtime-endpoint embedded")
 	}
-	program := p.cfg.Runtime.Containerd
-	if program == "" {
-		program = "containerd"
+	own := p.privateRuntime(ctx)
+	if refusal != nil {
+		own.Detail += "; " + refusal.Error()
+	}
+	return own
+}
+
+// privateRuntime is the containerd that the agent would start itself.
+func (p *probe) privateRuntime(ctx context.Context) Result {
+	program, remedy := "containerd", "apt install containerd"
+	if p.cfg.Runtime.Containerd != "" {
+		program, remedy = p.cfg.Runtime.Containerd, "correct runtime.containerd, or take it out of the configuration"
 	}
 	path, err := p.Programs.Find(program)
 	if err != nil {
-		return bad(Fail, "no runtime socket and no program "+program, "apt install containerd")
+		return bad(Fail, "no runtime socket and no program "+program, remedy)
 	}
 	out, err := p.Programs.Output(ctx, path, "--version")
 	if err != nil {
@@ -99,17 +121,8 @@ func containerRuntime(ctx context.Context, p *probe) Result {
 	return ok("private containerd %s from %s", version, path)
 }
 
-func (p *probe) sharedRuntime(ctx context.Context, socket string) Result {
-	r, err := p.Network.CRI(ctx, socket)
-	if err != nil {
-		return bad(Fail, socket+" answers, but not CRI v1: "+oneLine(err.Error()),
-			`enable CRI (containerd: take "cri" out of disabled_plugins in /etc/containerd/config.toml), or use --runtime-endpoint embedded`)
-	}
-	return ok("%s %s, CRI %s, on %s", r.Name, r.Version, r.API, socket)
-}
-
 func runc(ctx context.Context, p *probe) Result {
-	if _, shared := p.shared(ctx); shared {
+	if _, socket, _ := p.shared(ctx); socket != "" {
 		return info("left to the runtime of the host")
 	}
 	path, err := p.Programs.Find("runc")
@@ -168,7 +181,7 @@ func listenAddress(ctx context.Context, p *probe) Result {
 			continue
 		}
 		if err := p.Network.Listen(ctx, a); err != nil {
-			if p.Network.Answers(ctx, filepath.Join(p.cfg.RunDir, "nodeagent.sock")) {
+			if errors.Is(err, unix.EADDRINUSE) && p.Network.Answers(ctx, filepath.Join(p.cfg.RunDir, "nodeagent.sock")) {
 				return info("%s is in use, and an agent runs on this host", a)
 			}
 			return bad(Fail, a+" cannot be used: "+oneLine(err.Error()), "stop what uses it (kubelet has 10248, too), or choose another with --listen")
