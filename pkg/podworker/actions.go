@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -25,6 +26,48 @@ const (
 type failure struct {
 	delay time.Duration
 	until time.Time
+}
+
+// errTooSoon says that an action failed a moment ago and waits for its turn.
+var errTooSoon = errors.New("tried a moment ago")
+
+// errAbandoned says that a start was given up because the pod is to end.
+var errAbandoned = errors.New("the pod is to end")
+
+// failureKey is what the failures of an action are counted under. Creating and
+// starting a container count together.
+func failureKey(a lifecycle.Action) string {
+	switch a.Kind {
+	case lifecycle.CreateSandbox:
+		return ""
+	case lifecycle.CreateContainer, lifecycle.StartContainer:
+		return a.Container
+	default:
+		return string(a.Kind) + " " + a.Sandbox + a.ID
+	}
+}
+
+// try does an action, unless it failed a moment ago; retry is when to look
+// again, if nothing else happens.
+func (s *turn) try(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a lifecycle.Action) (progress bool, retry time.Time, err error) {
+	key := failureKey(a)
+	if f := s.failures[key]; f != nil && f.until.After(s.m.Clock()) {
+		return false, f.until, errTooSoon
+	}
+	s.m.Log.Debug("action", "pod", pod.Describe(p), "action", a.Kind, "container", a.Container, "id", a.ID, "sandbox", a.Sandbox)
+	s.m.Hook("before " + string(a.Kind))
+	progress, retry, err = s.act(ctx, p, observed, a)
+	s.m.Hook("after " + string(a.Kind))
+	switch {
+	case err == nil && retry.IsZero():
+		delete(s.failures, key)
+	case err == nil, ctx.Err() != nil:
+	case errors.Is(err, errAbandoned):
+		return true, time.Time{}, err
+	default:
+		return false, s.failed(p, a, err), err
+	}
+	return progress, retry, err
 }
 
 // act does one action. progress asks for another look at once; retry is when to
@@ -68,16 +111,13 @@ func (s *turn) act(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a life
 // failed records the back-off of a failed action and tells the user; it
 // returns when to try again.
 func (s *turn) failed(p *v1.Pod, a lifecycle.Action, err error) time.Time {
-	f := s.failures[a.Container]
+	f := s.failures[failureKey(a)]
 	if f == nil {
 		f = &failure{}
-		s.failures[a.Container] = f
+		s.failures[failureKey(a)] = f
 	}
-	// A try that an event brought forward does not lengthen the wait.
-	if now := s.m.Clock(); !now.Before(f.until) {
-		f.delay = min(max(failBase, 2*f.delay), failMax)
-		f.until = now.Add(f.delay)
-	}
+	f.delay = min(max(failBase, 2*f.delay), failMax)
+	f.until = s.m.Clock().Add(f.delay)
 	reason, message := "FailedSync", fmt.Sprintf("%s: %v", a.Kind, err)
 	wait := v1.ContainerStateWaiting{Message: err.Error()}
 	switch a.Kind {
@@ -173,7 +213,7 @@ func (s *turn) startContainer(ctx context.Context, p *v1.Pod, a lifecycle.Action
 		s.m.Metrics.ContainerStarted(a.Init, "RunContainerError")
 		return err
 	}
-	delete(s.failures, a.Container)
+	delete(s.failures, failureKey(a))
 	delete(s.waiting, a.Container)
 	s.m.Metrics.ContainerStarted(a.Init, "")
 	s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeNormal, "Started", "Started container "+a.Container)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,6 +40,9 @@ type node struct {
 	events   []string
 	noImage  map[string]images.State
 	failRun  error
+	hanging  bool // RunSandbox waits for the end of its context
+	failStop error
+	stops    int // calls of StopSandbox
 	synced   bool
 	onEvent  func(runtime.Event)
 	relists  int
@@ -180,6 +184,14 @@ func (n *node) RunSandbox(ctx context.Context, p *v1.Pod, o runtime.SandboxOptio
 	if n.failRun != nil {
 		return "", n.failRun
 	}
+	if n.hanging {
+		n.events = append(n.events, p.Name+" hangs")
+		n.changed.Broadcast()
+		n.mu.Unlock()
+		<-ctx.Done()
+		n.mu.Lock()
+		return "", ctx.Err()
+	}
 	if !n.cgroups[p.UID] || !n.volumes[p.UID] {
 		n.t.Errorf("sandbox of %s before its cgroup and volumes", p.UID)
 	}
@@ -224,6 +236,11 @@ func (n *node) StopSandbox(ctx context.Context, id string) error {
 	p, s, _ := n.find(id)
 	if s == nil || ctx.Err() != nil {
 		return ctx.Err()
+	}
+	n.stops++
+	n.changed.Broadcast()
+	if n.failStop != nil {
+		return n.failStop
 	}
 	s.Ready = false
 	for i := range p.Containers {
@@ -287,10 +304,13 @@ func (n *node) StartContainer(ctx context.Context, id string) error {
 }
 
 func (n *node) StopContainer(ctx context.Context, id string, grace time.Duration) error {
-	if n.ignoring[id] && grace > 0 {
-		<-ctx.Done()
-		return ctx.Err()
+	n.mu.Lock()
+	stop := context.AfterFunc(ctx, func() { n.mu.Lock(); n.changed.Broadcast(); n.mu.Unlock() })
+	defer stop()
+	for _, _, c := n.find(id); n.ignoring[id] && grace > 0 && c != nil && c.State == runtime.StateRunning && ctx.Err() == nil; _, _, c = n.find(id) {
+		n.changed.Wait()
 	}
+	n.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -305,6 +325,20 @@ func (n *node) RemoveContainer(ctx context.Context, id string) error {
 		p.Containers = slices.DeleteFunc(p.Containers, func(c runtime.Container) bool { return c.ID == id })
 	}
 	return ctx.Err()
+}
+
+// lose ends the sandbox of a pod as a killed pause process would.
+func (n *node) lose(uid types.UID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.pods[uid].Sandboxes[0].Ready = false
+}
+
+// said says that an event holds a text.
+func (n *node) said(text string) func() bool {
+	return func() bool {
+		return slices.ContainsFunc(n.events, func(e string) bool { return strings.Contains(e, text) })
+	}
 }
 
 // exit ends a container as its process would, and says so.
@@ -398,8 +432,7 @@ type agent struct {
 	done chan struct{}
 }
 
-// options are a manager's on this node.
-func (n *node) options(dir string, set func(*Options)) Options {
+func (n *node) agent(dir string, set func(*Options)) *agent {
 	o := Options{
 		Store: n, Observer: n, Sandboxes: n, Containers: n, Images: n, Volumes: n, Cgroups: n, Network: n, Recorder: n, Metrics: n,
 		Admit:    func(*v1.Pod, []*v1.Pod) *status.Refusal { return nil },
@@ -411,12 +444,8 @@ func (n *node) options(dir string, set func(*Options)) Options {
 	if set != nil {
 		set(&o)
 	}
-	return o
-}
-
-func (n *node) agent(dir string, set func(*Options)) *agent {
 	ctx, cancel := context.WithCancel(context.Background())
-	a := &agent{Manager: New(n.options(dir, set)), kill: cancel, done: make(chan struct{})}
+	a := &agent{Manager: New(o), kill: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(a.done)
 		if err := a.Run(ctx); err != nil {

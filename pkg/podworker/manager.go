@@ -187,8 +187,14 @@ func (m *Manager) LastRelist() time.Time {
 	return m.Clock()
 }
 
-// WakeAll has every worker look again: the runtime is back, or space is.
+// WakeAll has every worker look again and try at once what failed: the runtime
+// is back, or the network is.
 func (m *Manager) WakeAll() {
+	m.mu.Lock()
+	for _, w := range m.workers {
+		w.afresh.Store(true)
+	}
+	m.mu.Unlock()
 	for _, r := range m.Store.Records() {
 		m.Wake(r.Pod.UID)
 	}

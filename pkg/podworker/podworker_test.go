@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/images"
-	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
@@ -200,39 +199,69 @@ func TestImageProblemsShowAndOtherContainersRun(t *testing.T) {
 	n.until("ready", n.ready("a"))
 }
 
-func TestWakeUpsDoNotLengthenABackOff(t *testing.T) {
-	n := newNode(t)
-	n.failRun = errors.New("no CNI")
-	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
-	now := time.Now()
-	w := newWorker(New(n.options(t.TempDir(), func(o *Options) { o.Clock = func() time.Time { return now } })), "a", nil)
-	s := &turn{worker: w}
-	var last time.Time
-	for range 5 {
-		last = s.failed(n.records["a"].Pod, lifecycle.Action{Kind: lifecycle.StartContainer, Container: "one"}, n.failRun)
-	}
-	if d := last.Sub(now); d != failBase {
-		t.Errorf("five tries at once put the next one off by %s", d)
-	}
-	now = last
-	if d := s.failed(n.records["a"].Pod, lifecycle.Action{Kind: lifecycle.StartContainer, Container: "one"}, n.failRun).Sub(now); d != 2*failBase {
-		t.Errorf("a try when it was due puts the next one off by %s", d)
-	}
-}
-
 func TestSandboxFailureIsAnEventAndHeals(t *testing.T) {
 	n := newNode(t)
 	n.failRun = errors.New("no CNI")
 	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
 	a := n.agent(t.TempDir(), nil)
-	n.until("event", func() bool {
-		return slices.ContainsFunc(n.events, func(e string) bool { return strings.Contains(e, "FailedCreatePodSandBox: no CNI") })
-	})
+	n.until("event", n.said("FailedCreatePodSandBox: no CNI"))
 	n.mu.Lock()
 	n.failRun = nil
 	n.mu.Unlock()
 	a.WakeAll()
 	n.until("ready", n.ready("a"))
+}
+
+// TestFailedCallWaitsForItsTurn: what failed is not called again before its
+// time, whatever wakes the worker; only the end of the trouble shortens that.
+func TestFailedCallWaitsForItsTurn(t *testing.T) {
+	n := newNode(t)
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	frozen := time.Now()
+	a := n.agent(t.TempDir(), func(o *Options) { o.Clock = func() time.Time { return frozen } })
+	n.until("ready", n.ready("a"))
+	n.mu.Lock()
+	n.failStop = errors.New("no CNI")
+	n.mu.Unlock()
+	n.lose("a")
+	n.until("the failure shows", n.said("FailedSync: StopSandbox: no CNI"))
+	for range 3 {
+		n.mu.Lock()
+		seen := n.relists
+		n.mu.Unlock()
+		a.Wake("a")
+		n.until("two relists", func() bool { return n.relists >= seen+2 })
+	}
+	n.mu.Lock()
+	stops := n.stops
+	n.failStop = nil
+	n.mu.Unlock()
+	if stops != 1 {
+		t.Errorf("a sandbox that cannot be stopped was asked to %d times", stops)
+	}
+	a.WakeAll()
+	n.until("ready again", func() bool {
+		return len(n.pods["a"].Sandboxes) > 0 && n.pods["a"].Sandboxes[0].Attempt == 1 && n.ready("a")()
+	})
+}
+
+// TestEndOfAPodWhoseSandboxHangs: nobody waits for a network plugin on behalf
+// of a pod that is to go.
+func TestEndOfAPodWhoseSandboxHangs(t *testing.T) {
+	n := newNode(t)
+	n.hanging = true
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	n.want(testPod("b", v1.RestartPolicyAlways, "one"))
+	a := n.agent(t.TempDir(), func(o *Options) { o.MaxStarts = 1 })
+	n.until("one hangs, the other waits for its turn", n.said("hangs"))
+	for _, uid := range []types.UID{"a", "b"} {
+		n.edit(uid, deletion(time.Minute))
+		a.Wake(uid)
+	}
+	n.until("both are gone", func() bool { return n.finished["a"] && n.finished["b"] })
+	if n.said("Failed")() {
+		t.Errorf("giving up on purpose shows as a failure: %v", n.events)
+	}
 }
 
 func TestRefusedPodFailsAndNothingIsMade(t *testing.T) {
@@ -284,9 +313,7 @@ func TestShorterGraceOvertakesALongerOne(t *testing.T) {
 	n.mu.Unlock()
 	n.edit("a", deletion(time.Hour))
 	a.Wake("a")
-	n.until("killing", func() bool {
-		return slices.ContainsFunc(n.events, func(e string) bool { return strings.Contains(e, "Killing") })
-	})
+	n.until("killing", n.said("Killing"))
 	zero := int64(0)
 	n.edit("a", func(p *v1.Pod) { deletion(0)(p); p.DeletionGracePeriodSeconds = &zero })
 	a.Wake("a")

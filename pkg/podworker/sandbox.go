@@ -68,6 +68,23 @@ func (s *turn) createSandbox(ctx context.Context, p *v1.Pod, a lifecycle.Action)
 			s.m.Images.Request(ctx, p, c, 0)
 		}
 	}
+	start, done := s.abandonable(ctx)
+	defer done()
+	if err := s.makeSandbox(start, p, a.Attempt); err != nil {
+		if start.Err() != nil && ctx.Err() == nil {
+			return fmt.Errorf("%w: %w", errAbandoned, err)
+		}
+		return err
+	}
+	for name, w := range s.waiting {
+		if w.Message != "" {
+			delete(s.waiting, name)
+		}
+	}
+	return nil
+}
+
+func (s *turn) makeSandbox(ctx context.Context, p *v1.Pod, attempt uint32) error {
 	if err := s.take(ctx); err != nil {
 		return err
 	}
@@ -77,18 +94,9 @@ func (s *turn) createSandbox(ctx context.Context, p *v1.Pod, a lifecycle.Action)
 	}
 	done := s.m.Network.Creating()
 	defer done()
-	_, err := s.m.Sandboxes.RunSandbox(ctx, p, s.sandboxOptions(p, a.Attempt))
+	_, err := s.m.Sandboxes.RunSandbox(ctx, p, s.sandboxOptions(p, attempt))
 	s.m.Metrics.SandboxStarted(err)
-	if err != nil {
-		return err
-	}
-	delete(s.failures, "")
-	for name, w := range s.waiting {
-		if w.Message != "" {
-			delete(s.waiting, name)
-		}
-	}
-	return nil
+	return err
 }
 
 // sandboxOptions depend on the pod and its settings only, so that the same

@@ -39,12 +39,17 @@ type worker struct {
 	stopped   map[string]bool            // sandboxes
 	running   map[string]bool            // containers seen alive
 	messages  map[string]string          // termination messages by container ID
-	failures  map[string]*failure        // by container name; "" is the sandbox
+	failures  map[string]*failure        // by failureKey
 	waiting   map[string]v1.ContainerStateWaiting
+
+	// afresh asks to try at once what failed.
+	afresh atomic.Bool
 
 	mu      sync.Mutex
 	killing map[string]time.Time
 	seen    string
+	// starting ends the making of a sandbox that is under way.
+	starting context.CancelFunc
 }
 
 func newWorker(m *Manager, uid types.UID, orphan *store.Record) *worker {
@@ -61,6 +66,34 @@ func (w *worker) poke() {
 	case w.wake <- struct{}{}:
 	default:
 	}
+	w.abandon()
+}
+
+// abandon gives up the making of a sandbox whose pod is to end: a network
+// plugin may hang for minutes.
+func (w *worker) abandon() {
+	w.mu.Lock()
+	cancel := w.starting
+	w.mu.Unlock()
+	if cancel == nil {
+		return
+	}
+	if rec, ok := w.record(); !ok || rec.Pod.DeletionTimestamp != nil {
+		cancel()
+	}
+}
+
+// abandonable returns the context for what abandon may end.
+func (w *worker) abandonable(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	set := func(f context.CancelFunc) {
+		w.mu.Lock()
+		w.starting = f
+		w.mu.Unlock()
+	}
+	set(cancel)
+	w.abandon() // the end may have been asked for since the plan was made
+	return ctx, func() { set(nil); cancel() }
 }
 
 // lastSeen is the fingerprint of the worker's last look; empty before it.
@@ -107,6 +140,9 @@ func (w *worker) record() (store.Record, bool) {
 func (w *worker) sync(ctx context.Context, kills *sync.WaitGroup) (next time.Time, done bool) {
 	s := &turn{worker: w, kills: kills}
 	defer s.release()
+	if w.afresh.Swap(false) {
+		clear(w.failures)
+	}
 	for ctx.Err() == nil {
 		rec, ok := w.record()
 		if !ok {
@@ -159,15 +195,9 @@ func (s *turn) turn(ctx context.Context, rec store.Record, observed runtime.Pod)
 		if a.Kind == lifecycle.Release && s.released || a.Kind == lifecycle.Discard && s.discarded {
 			continue
 		}
-		s.m.Log.Debug("action", "pod", pod.Describe(rec.Pod), "action", a.Kind, "container", a.Container, "id", a.ID, "sandbox", a.Sandbox)
-		s.m.Hook("before " + string(a.Kind))
-		progress, retry, err := s.act(ctx, rec.Pod, &observed, a)
-		s.m.Hook("after " + string(a.Kind))
-		if err != nil {
-			if ctx.Err() != nil {
-				return false, time.Time{}, false
-			}
-			retry = s.failed(rec.Pod, a, err)
+		progress, retry, err := s.try(ctx, rec.Pod, &observed, a)
+		if ctx.Err() != nil {
+			return false, time.Time{}, false
 		}
 		if !retry.IsZero() && (wakeAt.IsZero() || retry.Before(wakeAt)) {
 			wakeAt = retry
@@ -201,14 +231,11 @@ func independent(k lifecycle.Kind) bool {
 func (s *turn) input(rec store.Record, observed runtime.Pod) lifecycle.Input {
 	in := lifecycle.Input{
 		Pod: rec.Pod, Observed: observed, Stopped: s.stopped,
-		NotBefore: map[string]time.Time{}, Killing: map[string]time.Time{},
+		Killing: map[string]time.Time{},
 		End:     s.refused != nil || s.evicted.Load() != nil || pod.IsTerminal(rec.Pod.Status.Phase),
 		Hurry:   s.evicted.Load() != nil,
 		Discard: s.discard.Load(),
 		Backoff: s.m.Backoff, KeepDead: s.m.KeepDead, Now: s.m.Clock(),
-	}
-	for name, f := range s.failures {
-		in.NotBefore[name] = f.until
 	}
 	s.mu.Lock()
 	for id, t := range s.killing {

@@ -24,9 +24,6 @@ type Input struct {
 	Stopped map[string]bool
 	// Killing holds the containers that are being stopped, and by when.
 	Killing map[string]time.Time
-	// NotBefore holds the containers (by name) and, under "", the sandbox that
-	// failed to be made, and when to try again.
-	NotBefore map[string]time.Time
 	// End is true when the pod is to be wound down although it is still
 	// wanted: it was refused, or its status is already final.
 	End bool

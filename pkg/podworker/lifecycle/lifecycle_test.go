@@ -28,7 +28,6 @@ type world struct {
 	killing  map[string]time.Time
 	end      bool
 	hurry    bool
-	failing  map[string]time.Time // calls that failed, and when to try again
 	made     int
 	log      []string
 	gone     bool
@@ -48,7 +47,7 @@ func newWorld(t *testing.T, policy v1.RestartPolicy, init, app int) *world {
 
 func (w *world) next() Plan {
 	return Next(Input{
-		Pod: w.pod, Observed: w.observed, Stopped: w.stopped, Killing: w.killing, End: w.end, Hurry: w.hurry, NotBefore: w.failing,
+		Pod: w.pod, Observed: w.observed, Stopped: w.stopped, Killing: w.killing, End: w.end, Hurry: w.hurry,
 		Backoff: Backoff{Base: 10 * time.Second, Max: 300 * time.Second, Reset: 10 * time.Minute}, KeepDead: 1, Now: w.now,
 	})
 }
@@ -287,31 +286,6 @@ func TestInterruptedStart(t *testing.T) {
 			t.Errorf("%s: %+v: %v", name, now, w.log)
 		}
 	}
-}
-
-// TestFailedStartWaits: events that come meanwhile do not bring it forward.
-func TestFailedStartWaits(t *testing.T) {
-	w := newWorld(t, v1.RestartPolicyAlways, 0, 2)
-	for w.observed.Newest("app0") == nil {
-		w.do(w.next().Actions[0])
-	}
-	again := w.now.Add(time.Second)
-	w.failing = map[string]time.Time{"app0": again}
-	for _, interrupted := range []bool{false, true} {
-		w.observed.Newest("app0").Interrupted = interrupted
-		plan := w.next()
-		for _, a := range plan.Actions {
-			if a.Container == "app0" {
-				t.Errorf("interrupted %t: %+v", interrupted, a)
-			}
-		}
-		if len(plan.Actions) != 1 || !plan.WakeAt.Equal(again) {
-			t.Errorf("interrupted %t: the other container is held up or nobody looks again: %+v", interrupted, plan)
-		}
-	}
-	w.now = again
-	w.settle()
-	w.wantRunning("app0", "app1")
 }
 
 func TestLostSandboxIsRebuiltOnlyForThoseWhoRunAgain(t *testing.T) {

@@ -70,11 +70,6 @@ func run(in Input) Plan {
 		replaceSandbox(in, &plan)
 		return plan
 	}
-	for _, old := range in.Observed.Sandboxes[1:] {
-		if old.Ready || !in.Stopped[old.ID] {
-			plan.add(Action{Kind: StopSandbox, Sandbox: old.ID})
-		}
-	}
 	if killChanged(in, sandbox, &plan) {
 		return plan
 	}
@@ -84,6 +79,12 @@ func run(in Input) Plan {
 		}
 	} else {
 		runInit(in, sandbox, &plan)
+	}
+	// Last: a network that cannot be taken down must not hold up what runs now.
+	for _, old := range in.Observed.Sandboxes[1:] {
+		if old.Ready || !in.Stopped[old.ID] {
+			plan.add(Action{Kind: StopSandbox, Sandbox: old.ID})
+		}
 	}
 	collect(in, &plan)
 	return plan
@@ -103,10 +104,6 @@ func replaceSandbox(in Input, plan *Plan) {
 		if c := &in.Observed.Containers[i]; c.State == runtime.StateCreated {
 			plan.add(Action{Kind: RemoveContainer, Container: c.Name, ID: c.ID})
 		}
-	}
-	if t := in.NotBefore[""]; t.After(in.Now) {
-		plan.wake(t)
-		return
 	}
 	plan.add(Action{Kind: CreateSandbox, Attempt: attempt})
 }
@@ -186,15 +183,10 @@ func runInit(in Input, sandbox *runtime.Sandbox, plan *Plan) {
 func step(in Input, sandbox *runtime.Sandbox, spec *v1.Container, init bool, plan *Plan) {
 	c := in.Observed.Newest(spec.Name)
 	create := Action{Kind: CreateContainer, Sandbox: sandbox.ID, Container: spec.Name, Init: init}
-	if c != nil && alive(c) {
-		return
-	}
-	if t := in.NotBefore[spec.Name]; t.After(in.Now) {
-		plan.wake(t)
-		return
-	}
 	switch {
 	case c == nil:
+	case alive(c):
+		return
 	case c.State == runtime.StateCreated && c.SandboxID == sandbox.ID && !c.Interrupted && !imageChanged(spec, c):
 		// Made, but the agent did not get to start it.
 		plan.add(Action{Kind: StartContainer, Container: spec.Name, ID: c.ID, Attempt: c.Attempt, Init: init})
