@@ -423,6 +423,31 @@ func TestHostPortGoesToOnePod(t *testing.T) {
 	}
 }
 
+// TestHostPortIsWaitedFor: a port that a pod on its way out still has is no
+// reason to refuse the next one for ever.
+func TestHostPortIsWaitedFor(t *testing.T) {
+	n := newNode(t)
+	withPort := func(uid string) *v1.Pod {
+		p := testPod(uid, v1.RestartPolicyAlways, "one")
+		p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, Protocol: v1.ProtocolTCP}}
+		return p
+	}
+	n.want(withPort("old"))
+	a := n.agent(t.TempDir(), func(o *Options) { o.Admit = Admission(nil) })
+	n.until("ready", n.ready("old"))
+	id := n.ids("old")[0]
+	n.mu.Lock()
+	n.ignoring[id] = true
+	n.mu.Unlock()
+	n.edit("old", deletion(time.Hour))
+	a.Wake("old")
+	n.want(withPort("new"))
+	a.Wake("new")
+	n.until("the new one waits", n.said("web-new/ Waiting"))
+	n.exit(id, 0)
+	n.until("the new one runs", n.ready("new"))
+}
+
 // TestDiscardLeavesTheStatusOnly: a finished pod's containers and logs go, it
 // does not run again, also not under the next agent.
 func TestDiscardLeavesTheStatusOnly(t *testing.T) {

@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -293,9 +294,15 @@ func (w *worker) admit(rec store.Record, observed *runtime.Pod) bool {
 	w.m.admission.Lock()
 	defer w.m.admission.Unlock()
 	if len(observed.Sandboxes) == 0 && w.refused == nil {
-		w.refused = w.m.Admit(rec.Pod, w.m.running(w.uid))
-		if w.refused != nil {
-			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeWarning, w.refused.Reason, w.refused.Message)
+		running := w.m.running(w.uid)
+		no := w.m.Admit(rec.Pod, running)
+		if no != nil && w.m.Admit(rec.Pod, staying(running)) == nil {
+			// What it lacks comes free: the manager wakes it when a pod has ended.
+			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeNormal, "Waiting", "Waits for another pod to end: "+no.Message)
+			return false
+		}
+		if w.refused = no; no != nil {
+			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeWarning, no.Reason, no.Message)
 		}
 	}
 	if w.refused != nil {
@@ -303,6 +310,11 @@ func (w *worker) admit(rec store.Record, observed *runtime.Pod) bool {
 	}
 	w.admitted.Store(true)
 	return true
+}
+
+// staying are the pods that are not about to end.
+func staying(pods []*v1.Pod) []*v1.Pod {
+	return slices.DeleteFunc(slices.Clone(pods), func(p *v1.Pod) bool { return p.DeletionTimestamp != nil })
 }
 
 func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
