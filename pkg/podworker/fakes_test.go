@@ -46,6 +46,7 @@ type node struct {
 	synced   bool
 	onEvent  func(runtime.Event)
 	relists  int
+	starts   int
 	ignoring map[string]bool // containers that do not react to TERM
 }
 
@@ -414,8 +415,13 @@ func (n *node) PodEvent(p *v1.Pod, container, eventType, reason, message string)
 
 func (n *node) ContainerStarted(bool, string) {}
 func (n *node) SandboxStarted(error)          {}
-func (n *node) PodStarted(time.Duration)      {}
-func (n *node) ExitHandled(time.Duration)     {}
+func (n *node) PodStarted(time.Duration) {
+	n.mu.Lock()
+	n.starts++
+	n.changed.Broadcast()
+	n.mu.Unlock()
+}
+func (n *node) ExitHandled(time.Duration) {}
 func (n *node) Relisted(time.Duration) {
 	n.mu.Lock()
 	n.relists++

@@ -73,6 +73,25 @@ func TestPodRunsAndEndsWithoutTraces(t *testing.T) {
 	}
 }
 
+// TestStartIsMeasuredOnce: a pod that the next agent finds running has not
+// started just now.
+func TestStartIsMeasuredOnce(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	p := testPod("a", v1.RestartPolicyAlways, "one")
+	p.Status.Phase = v1.PodPending
+	n.want(p)
+	first := n.agent(dir, nil)
+	n.until("measured", func() bool { return n.starts == 1 })
+	first.stop()
+	n.edit("a", func(p *v1.Pod) { p.Status = v1.PodStatus{Phase: v1.PodUnknown} }) // as the store does on opening
+	next := n.agent(dir, nil)
+	n.until("found running", n.ready("a"))
+	next.stop()
+	if n.starts != 1 {
+		t.Errorf("measured %d times", n.starts)
+	}
+}
+
 // TestKilledBetweenAnyTwoActions ends the manager at every point of a pod's
 // start and of its end; the next one goes on, doubles nothing (the node
 // refuses) and keeps the containers that already ran.

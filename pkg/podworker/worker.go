@@ -328,7 +328,8 @@ func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
 		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Evicted: w.evicted.Load(), Messages: w.messages,
 		NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
 	})
-	became := podReady(st) && !podReady(rec.Pod.Status) && rec.Pod.Status.Phase != v1.PodRunning
+	// One that was Unknown was started by an earlier agent.
+	became := podReady(st) && rec.Pod.Status.Phase == v1.PodPending
 	if err := w.m.Store.SetStatus(w.uid, st); err != nil {
 		w.m.Log.Warn("cannot keep the pod's status; will try again", "pod", pod.Describe(rec.Pod), "err", err)
 		return

@@ -169,11 +169,16 @@ func (s *Store) restore(uid types.UID, data []byte) (savedEntry, error) {
 	}
 	obj := objects[0]
 	obj.Line = c.Line
-	st := savedEntry{status: v1.PodStatus{Phase: v1.PodPending}, entry: &entry{
+	// It may run, and has to be looked at before anything else can be said.
+	st := savedEntry{status: v1.PodStatus{Phase: v1.PodUnknown, Message: "not looked at yet since the agent started"}, entry: &entry{
 		obj: obj, uid: uid, source: c.Source, accepted: c.Accepted, generation: c.Generation,
 		deletion: c.DeletionTimestamp, grace: c.GracePeriodSeconds,
 	}}
-	if c.Status != nil && (s.o.Reconsider == nil || !s.o.Reconsider(*c.Status)) {
+	switch {
+	case c.Status == nil:
+	case s.o.Reconsider != nil && s.o.Reconsider(*c.Status):
+		st.status = v1.PodStatus{Phase: v1.PodPending}
+	default:
 		st.status = *c.Status
 	}
 	return st, nil

@@ -481,6 +481,21 @@ func TestTerminalStatus(t *testing.T) {
 	}
 }
 
+// TestRestartedAgentKnowsNoStatus: a pod of which only the checkpoint is known
+// may run; to call it Pending would be a guess, and a wrong one nearly always.
+func TestRestartedAgentKnowsNoStatus(t *testing.T) {
+	h := newHost(t)
+	h.apply(SourceFile, h.decode("a.yaml", yamlPod("web", "x")))
+	if err := h.SetStatus(h.web().Pod.UID, v1.PodStatus{Phase: v1.PodRunning}); err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	h.apply(SourceFile, h.decode("a.yaml", yamlPod("web", "x")))
+	if st := h.web().Pod.Status; st.Phase != v1.PodUnknown || st.Message == "" {
+		t.Errorf("after a restart: %+v", st)
+	}
+}
+
 // TestRefusalIsReconsidered: what the node refused is asked anew by the next
 // agent; what ended by itself stays ended.
 func TestRefusalIsReconsidered(t *testing.T) {
