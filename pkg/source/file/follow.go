@@ -300,7 +300,7 @@ func (f *follower) scan(ctx context.Context) (finding, error) {
 		err = f.folder(ctx, fd, &seen)
 	case unix.S_IFREG:
 		seen.single = true
-		res, verdict := f.opened(fd, f.o.Path)
+		res, verdict := f.opened(fd, f.o.Path, false)
 		if verdict == none {
 			return finding{}, fmt.Errorf("%s does not exist: it is read when it appears", f.o.Path)
 		}
@@ -318,13 +318,21 @@ func (f *follower) scan(ctx context.Context) (finding, error) {
 
 // folder looks at every file in a folder. It is the same folder throughout,
 // even when the path leads to another one meanwhile.
-func (f *follower) folder(ctx context.Context, fd int, seen *finding) (err error) {
-	if f.root, err = os.Readlink(procPath(fd)); err != nil {
+func (f *follower) folder(ctx context.Context, fd int, seen *finding) error {
+	root, err := os.Readlink(procPath(fd))
+	if err != nil {
 		return fmt.Errorf("find out the real path of %s: %w", f.o.Path, err)
 	}
+	f.root = root
 	if f.watch != nil {
 		f.watch.add(procPath(fd)+"/.", "")
-		f.link = func(path string) { walk(path, f.watch.add) }
+		f.link = func(path string) {
+			walk(path, func(dir, name string) {
+				if dir == root || isBelow(root, dir) {
+					f.watch.add(dir, name)
+				}
+			})
+		}
 	}
 	names, err := namesIn(fd)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -116,7 +117,7 @@ func (r *reader) entry(folder int, name, origin string) (*result, verdict) {
 	switch {
 	case err == nil:
 		defer unix.Close(fd)
-		return r.opened(fd, origin)
+		return r.opened(fd, origin, isLink)
 	case errors.Is(err, unix.ENOENT) && !isLink:
 		return nil, none
 	case errors.Is(err, unix.ENOENT):
@@ -127,13 +128,23 @@ func (r *reader) entry(folder int, name, origin string) (*result, verdict) {
 }
 
 // opened looks at what an O_PATH descriptor is of.
-func (r *reader) opened(fd int, origin string) (*result, verdict) {
+func (r *reader) opened(fd int, origin string, isLink bool) (*result, verdict) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return r.problem(origin, fmt.Errorf("cannot be looked at: %w", err)), read
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Nlink == 0 {
 		return nil, none
+	}
+	if isLink {
+		target, err := os.Readlink(procPath(fd))
+		if err != nil {
+			return r.problem(origin, fmt.Errorf("the symlink's target cannot be found out: %w", err)), read
+		}
+		if !isBelow(r.root, target) {
+			return r.problem(origin, fmt.Errorf("the symlink leads out of the folder, to %s: copy the file into %s, or make the folder itself the symlink",
+				target, r.root)), read
+		}
 	}
 	if kind := kindOf(st.Mode); kind != "" {
 		return r.problem(origin, fmt.Errorf("is a %s, not a file: remove it from the folder", kind)), read
@@ -313,6 +324,11 @@ func kindOf(mode uint32) string {
 
 func tooLarge(size int64) error {
 	return fmt.Errorf("has %d bytes; the limit is %d (10 MiB): split it", size, maxFile)
+}
+
+// isBelow says that path lies in folder; both are real paths.
+func isBelow(folder, path string) bool {
+	return strings.HasPrefix(path, strings.TrimSuffix(folder, "/")+"/")
 }
 
 func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
