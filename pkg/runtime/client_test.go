@@ -387,6 +387,7 @@ func TestInterruptedStart(t *testing.T) {
 		"failed to create containerd task: failed to create shim task: context canceled: unknown",
 		"failed to create containerd task: failed to start shim: start failed: : signal: killed: unknown",
 		"failed to create containerd task: failed to start shim: mkdir /run/containerd/io.containerd.runtime.v2.task/k8s.io/c1: file exists: unknown",
+		"failed to create containerd task: task ID: already exists",
 	} {
 		f := newFake(t, nil)
 		c := dialFake(t, f, nil)

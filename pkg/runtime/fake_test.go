@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -315,7 +316,7 @@ func (f *fakeRuntime) StartContainer(_ context.Context, r *cri.StartContainerReq
 	}
 	if len(c.cfg.GetCommand()) > 0 && c.cfg.GetCommand()[0] == "/cut/short" {
 		c.st.State, c.st.FinishedAt, c.st.ExitCode, c.st.Reason = cri.ContainerState_CONTAINER_EXITED, 1, 128, "StartError"
-		c.st.Message = c.cfg.GetCommand()[1]
+		c.st.Message = strings.ReplaceAll(c.cfg.GetCommand()[1], "ID", r.GetContainerId())
 		return nil, status.Error(codes.Canceled, "context canceled")
 	}
 	c.st.State, c.st.StartedAt = cri.ContainerState_CONTAINER_RUNNING, time.Now().UnixNano()

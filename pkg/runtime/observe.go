@@ -356,9 +356,9 @@ func containerOf(l *cri.Container, st *cri.ContainerStatus) *Container {
 
 // startCutShort says that a start failed because it, or one before it, was cut
 // short. When its caller goes away, as an agent that is killed does, containerd
-// cancels the call and kills the shim's start command; when containerd itself is
-// killed, the task's folder stays and is in the next start's way. None of that
-// is a failure of the container. A containerd that was killed between the task's
+// cancels the call and kills the shim's start command; what stays of the task, or
+// of its folder when containerd itself is killed, is in the next start's way. None
+// of that is a failure of the container. A containerd that was killed between the task's
 // creation and its start does not know the container's state afterwards and,
 // once it was stopped, says so.
 func startCutShort(d *Container) bool {
@@ -368,8 +368,12 @@ func startCutShort(d *Container) bool {
 	if d.Reason != "StartError" {
 		return d.Reason == "Unknown"
 	}
-	return strings.Contains(d.Message, "context canceled") || strings.Contains(d.Message, "failed to start shim") &&
-		(strings.Contains(d.Message, "signal: killed") || strings.Contains(d.Message, ": file exists"))
+	if strings.Contains(d.Message, "failed to start shim") &&
+		(strings.Contains(d.Message, "signal: killed") || strings.Contains(d.Message, ": file exists")) {
+		return true
+	}
+	return strings.Contains(d.Message, "context canceled") ||
+		strings.HasSuffix(d.Message, "task "+d.ID+": already exists")
 }
 
 func stateOf(s cri.ContainerState) ContainerState {
