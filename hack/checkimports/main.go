@@ -41,9 +41,9 @@ var layers = []struct {
 	name string
 	dirs []string
 }{
-	{"foundation", []string{"pkg/errdefs", "pkg/pod", "pkg/journal", "pkg/events", "pkg/manifest", "pkg/config", "pkg/store"}},
+	{"foundation", []string{"pkg/errdefs", "pkg/pod", "pkg/journal", "pkg/events", "pkg/manifest", "pkg/config", "pkg/store", "pkg/proxy/ruleset"}},
 	{"adapters", []string{"pkg/runtime", "pkg/images", "pkg/cni", "pkg/volumes", "pkg/cgroup", "pkg/metrics", "pkg/proxy/backend"}},
-	{"pure cores", []string{"pkg/podworker/lifecycle", "pkg/proxy/plan", "pkg/proxy/servicemap", "pkg/proxy/ruleset"}},
+	{"pure cores", []string{"pkg/podworker/lifecycle", "pkg/proxy/plan", "pkg/proxy/servicemap"}},
 	{"controllers", []string{"pkg/podworker", "pkg/probe", "pkg/proxy", "pkg/dns"}},
 	{"edges", []string{"pkg/source", "pkg/server", "pkg/node", "pkg/status"}},
 	{"composition", []string{"pkg/agent", "pkg/cli", "pkg/preflight"}},
@@ -53,6 +53,11 @@ var layers = []struct {
 // exceptions are imports against the arrows that have a reason.
 var exceptions = map[string]string{
 	"pkg/podworker → pkg/status": "status is computed by a pure function that the worker calls",
+
+	"pkg/proxy/servicemap → pkg/proxy/ruleset": "the ruleset's words are those of the whole proxy",
+	"pkg/proxy/plan → pkg/proxy/ruleset":       "the plan makes it",
+	"pkg/proxy/plan → pkg/proxy/servicemap":    "the plan is made of it",
+	"pkg/proxy/conntrack → pkg/proxy/ruleset":  "flows are judged by what the Services mean",
 }
 
 // banned are imports that the product must not have, with the reason.
