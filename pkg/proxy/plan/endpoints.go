@@ -1,0 +1,112 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
+	"github.com/nodeagent/nodeagent/pkg/proxy/servicemap"
+)
+
+// chosen are the endpoints of one port for each policy.
+type chosen struct {
+	cluster, local []netip.AddrPort
+	any            bool // somebody serves the port, on whatever node
+}
+
+// forPolicy are the endpoints of a policy and what happens without any: with
+// nobody at all a connection is refused, where only this node has none it is
+// dropped, since a load balancer is to try another node.
+func (c chosen) forPolicy(local bool) ([]netip.AddrPort, ruleset.Verdict) {
+	from := c.cluster
+	if local {
+		from = c.local
+	}
+	switch {
+	case len(from) > 0:
+		return from, ruleset.Pass
+	case c.any:
+		return nil, ruleset.Drop
+	}
+	return nil, ruleset.Reject
+}
+
+// choose picks the endpoints of one family: those that are ready, or, for each
+// policy on its own, those that still serve while they terminate if none is.
+func (p *planner) choose(all []servicemap.Endpoint, like netip.Addr, usesCluster, usesLocal bool) chosen {
+	const draining = servicemap.Serving | servicemap.Terminating
+	var c chosen
+	if usesCluster {
+		hinted := p.hinted(all, like)
+		c.cluster = p.pick(all, like, servicemap.Ready, hinted)
+		if len(c.cluster) == 0 {
+			c.cluster = p.pick(all, like, draining, everybody)
+		}
+		c.any = len(c.cluster) > 0
+	}
+	if usesLocal {
+		c.local = p.pick(all, like, servicemap.Ready, p.local)
+		if len(c.local) == 0 {
+			c.local = p.pick(all, like, draining, p.local)
+		}
+		c.any = c.any || slices.ContainsFunc(all, func(e servicemap.Endpoint) bool {
+			return e.Addr.Addr().Is4() == like.Is4() && (e.Conditions.Has(servicemap.Ready) || e.Conditions.Has(draining))
+		})
+	}
+	return c
+}
+
+type filter func(*servicemap.Endpoint) bool
+
+func everybody(*servicemap.Endpoint) bool { return true }
+
+func (p *planner) local(e *servicemap.Endpoint) bool {
+	return p.node.Name != "" && e.Node.Value() == p.node.Name
+}
+
+// pick notes the node's own endpoints among those it takes for hairpin.
+func (p *planner) pick(all []servicemap.Endpoint, like netip.Addr, has servicemap.Condition, ok filter) []netip.AddrPort {
+	var out []netip.AddrPort
+	for i := range all {
+		e := &all[i]
+		if e.Addr.Addr().Is4() != like.Is4() || !e.Conditions.Has(has) || !ok(e) {
+			continue
+		}
+		if out == nil {
+			out = make([]netip.AddrPort, 0, len(all)-i)
+		}
+		out = append(out, e.Addr)
+		if p.local(e) {
+			p.hairpin[e.Addr.Addr()] = true
+		}
+	}
+	return out
+}
+
+// hinted is who is meant for this node. Hints count only when every ready
+// endpoint has them and one is for here: all or nothing. Those for nodes go
+// before those for zones.
+func (p *planner) hinted(all []servicemap.Endpoint, like netip.Addr) filter {
+	nodes, zones := true, true
+	forNode, forZone := false, false
+	for i := range all {
+		e := &all[i]
+		if e.Addr.Addr().Is4() != like.Is4() || !e.Conditions.Has(servicemap.Ready) {
+			continue
+		}
+		nodes = nodes && e.Hints != nil && len(e.Hints.Nodes) > 0
+		zones = zones && e.Hints != nil && len(e.Hints.Zones) > 0
+		if !nodes && !zones {
+			return everybody
+		}
+		forNode = forNode || e.Hints.ForNode(p.node.Name)
+		forZone = forZone || e.Hints.ForZone(p.node.Zone)
+	}
+	switch {
+	case nodes && forNode:
+		return func(e *servicemap.Endpoint) bool { return e.Hints.ForNode(p.node.Name) }
+	case zones && forZone:
+		return func(e *servicemap.Endpoint) bool { return e.Hints.ForZone(p.node.Zone) }
+	}
+	return everybody
+}

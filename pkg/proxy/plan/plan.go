@@ -1,0 +1,213 @@
+// Package plan decides what the Services mean on one node. It is pure: the
+// same snapshot and node give the same ruleset. The semantics are those of
+// kube-proxy 1.37 (pkg/proxy/topology.go and pkg/proxy/nftables there).
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
+	"github.com/nodeagent/nodeagent/pkg/proxy/servicemap"
+)
+
+// Node is what a plan depends on besides the Services.
+type Node struct {
+	Name, Zone string
+	// IPs are the node's addresses as the cluster knows them: a source range
+	// that holds one lets the node itself in.
+	IPs []netip.Addr
+	// Addresses are all addresses of the node's interfaces.
+	Addresses []netip.Addr
+	// NodePortAddresses says which of them serve node ports: those within these
+	// prefixes; all of a family for which there is no prefix. A prefix of
+	// loopback addresses turns node ports on 127.0.0.1 on.
+	NodePortAddresses []netip.Prefix
+	LocalPods         ruleset.LocalPods
+	MasqueradeAll     bool
+	ServiceCIDRs      []netip.Prefix
+}
+
+// Make makes the ruleset. Of two Services that claim the same address,
+// protocol and port the one first by name gets it.
+func Make(services servicemap.Snapshot, node Node) ruleset.Ruleset {
+	p := planner{node: node, hairpin: map[netip.Addr]bool{}}
+	p.frontends = make([]ruleset.Frontend, 0, len(services))
+	p.clusterIPs = make([]netip.Addr, 0, len(services))
+	for _, s := range services {
+		for _, ip := range s.ClusterIPs {
+			p.clusterIPs = append(p.clusterIPs, ip)
+			v := view{service: s, clusterIP: ip}
+			v.externalIPs = family(s.ExternalIPs, ip)
+			v.loadBalancerIPs = family(s.LoadBalancerIPs, ip)
+			v.sourceRanges = p.sourceRanges(&v)
+			for i := range s.Ports {
+				p.port(&v, &s.Ports[i])
+			}
+		}
+	}
+	slices.SortStableFunc(p.frontends, func(a, b ruleset.Frontend) int { return a.Key.Compare(b.Key) })
+	hairpin := make([]netip.Addr, 0, len(p.hairpin))
+	for a := range p.hairpin {
+		hairpin = append(hairpin, a)
+	}
+	return ruleset.Ruleset{
+		Node:       facts(node),
+		Frontends:  slices.CompactFunc(p.frontends, func(a, b ruleset.Frontend) bool { return a.Key == b.Key }),
+		ClusterIPs: sorted(p.clusterIPs),
+		Hairpin:    sorted(hairpin),
+	}
+}
+
+// view is one family of one Service.
+type view struct {
+	service                      *servicemap.Service
+	clusterIP                    netip.Addr
+	externalIPs, loadBalancerIPs []netip.Addr
+	sourceRanges                 []netip.Prefix
+}
+
+type planner struct {
+	node       Node
+	frontends  []ruleset.Frontend
+	clusterIPs []netip.Addr
+	hairpin    map[netip.Addr]bool
+}
+
+// port adds the frontends of one port in one family.
+func (p *planner) port(v *view, port *servicemap.Port) {
+	s := v.service
+	external := port.NodePort != 0 || len(v.externalIPs) > 0 || len(v.loadBalancerIPs) > 0
+	usesCluster := !s.InternalLocal || external
+	usesLocal := s.InternalLocal || s.ExternalLocal && external
+	e := p.choose(port.Endpoints, v.clusterIP, usesCluster, usesLocal)
+
+	base := ruleset.Frontend{Service: port.ID, Affinity: s.Affinity}
+	internal := base
+	internal.Endpoints, internal.Empty = e.forPolicy(s.InternalLocal)
+	switch {
+	case p.node.MasqueradeAll:
+		internal.Masquerade = ruleset.MasqueradeAll
+	case p.detects(v.clusterIP):
+		internal.Masquerade = ruleset.MasqueradeRemote
+	}
+	p.add(internal, v.clusterIP, port.Proto, port.Port)
+	if !external {
+		return
+	}
+	outer := base
+	outer.Endpoints, outer.Empty = e.forPolicy(s.ExternalLocal)
+	if s.ExternalLocal {
+		outer.Inside = e.cluster
+	} else {
+		// The endpoint may be on another node, and the answer must come back here.
+		outer.Masquerade = ruleset.MasqueradeAll
+	}
+	for _, ip := range v.externalIPs {
+		p.add(outer, ip, port.Proto, port.Port)
+	}
+	if port.NodePort != 0 {
+		p.add(outer, ruleset.AnyAddr(v.clusterIP), port.Proto, port.NodePort)
+	}
+	// Only the load balancer's addresses are subject to its source ranges.
+	outer.SourceRanges = v.sourceRanges
+	for _, ip := range v.loadBalancerIPs {
+		p.add(outer, ip, port.Proto, port.Port)
+	}
+}
+
+// detects says that local pods can be told from others in that family.
+func (p *planner) detects(like netip.Addr) bool {
+	return p.node.LocalPods.Interface != "" ||
+		slices.ContainsFunc(p.node.LocalPods.Prefixes, func(n netip.Prefix) bool { return n.Addr().Is4() == like.Is4() })
+}
+
+func (p *planner) add(f ruleset.Frontend, addr netip.Addr, proto ruleset.Proto, port uint16) {
+	f.Key = ruleset.Key{Addr: addr, Proto: proto, Port: port}
+	p.frontends = append(p.frontends, f)
+}
+
+// sourceRanges are those of the view's family. A node within them gets in with
+// a load balancer's address as its source, too: that is what the kernel
+// chooses when the address is the node's own.
+func (p *planner) sourceRanges(v *view) []netip.Prefix {
+	var out []netip.Prefix
+	node := false
+	for _, r := range v.service.SourceRanges {
+		if r.Addr().Is4() != v.clusterIP.Is4() {
+			continue
+		}
+		if r.Bits() == 0 {
+			return nil
+		}
+		out = append(out, r)
+		node = node || slices.ContainsFunc(p.node.IPs, r.Contains)
+	}
+	if node {
+		for _, ip := range v.loadBalancerIPs {
+			out = append(out, netip.PrefixFrom(ip, ip.BitLen()))
+		}
+	}
+	return disjoint(out)
+}
+
+// disjoint sorts prefixes and leaves out those within another one.
+func disjoint(in []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(in, comparePrefix)
+	var out []netip.Prefix
+	for _, r := range in {
+		if len(out) == 0 || !out[len(out)-1].Contains(r.Addr()) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// comparePrefix puts a prefix before all that it contains.
+func comparePrefix(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return a.Bits() - b.Bits()
+}
+
+// facts are what the kernel has to know of the node.
+func facts(n Node) ruleset.Node {
+	out := ruleset.Node{LocalPods: n.LocalPods, ServiceCIDRs: disjoint(slices.Clone(n.ServiceCIDRs))}
+	out.LocalPods.Prefixes = disjoint(slices.Clone(n.LocalPods.Prefixes))
+	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		none, all := true, false
+		for _, p := range n.NodePortAddresses {
+			if p.Addr().Is4() == any.Is4() {
+				none, all = false, all || p.Bits() == 0
+			}
+			out.LoopbackNodePorts = out.LoopbackNodePorts || p.Addr().Is4() && p.Addr().IsLoopback()
+		}
+		if none || all {
+			out.NodePortAddresses = append(out.NodePortAddresses, any)
+			continue
+		}
+		for _, a := range family(n.Addresses, any) {
+			if !a.IsLoopback() && slices.ContainsFunc(n.NodePortAddresses, func(p netip.Prefix) bool { return p.Contains(a) }) {
+				out.NodePortAddresses = append(out.NodePortAddresses, a)
+			}
+		}
+	}
+	out.NodePortAddresses = sorted(out.NodePortAddresses)
+	return out
+}
+
+func family(from []netip.Addr, like netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range from {
+		if a.Is4() == like.Is4() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func sorted(a []netip.Addr) []netip.Addr {
+	slices.SortFunc(a, netip.Addr.Compare)
+	return slices.Compact(a)
+}
