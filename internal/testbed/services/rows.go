@@ -1,0 +1,239 @@
+package services
+
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/proxy/plan"
+)
+
+const all = PodA + " " + PodB + " " + Remote
+
+func nodePort(o *corev1.Service) {
+	o.Spec.Type = corev1.ServiceTypeNodePort
+	for i := range o.Spec.Ports {
+		o.Spec.Ports[i].NodePort = 30000 + o.Spec.Ports[i].Port
+	}
+}
+
+func balancer(o *corev1.Service) {
+	nodePort(o)
+	o.Spec.Type = corev1.ServiceTypeLoadBalancer
+	for _, ip := range both("balancer") {
+		o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip})
+	}
+}
+
+func externalIPs(o *corev1.Service) { o.Spec.ExternalIPs = both("external") }
+
+func externalLocal(o *corev1.Service) {
+	o.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+}
+
+func internalLocal(o *corev1.Service) {
+	p := corev1.ServiceInternalTrafficPolicyLocal
+	o.Spec.InternalTrafficPolicy = &p
+}
+
+func affinity(o *corev1.Service) { o.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }
+
+func proxyMode(o *corev1.Service) {
+	m := corev1.LoadBalancerIPModeProxy
+	for i := range o.Status.LoadBalancer.Ingress {
+		o.Status.LoadBalancer.Ingress[i].IPMode = &m
+	}
+}
+
+func ranges(r ...string) func(*corev1.Service) {
+	return func(o *corev1.Service) { o.Spec.LoadBalancerSourceRanges = r }
+}
+
+func changes(all ...func(*corev1.Service)) func(*corev1.Service) {
+	return func(o *corev1.Service) {
+		for _, c := range all {
+			c(o)
+		}
+	}
+}
+
+func one(change func(*corev1.Service), endpoints string) []service {
+	return []service{{change: change, endpoints: endpoints}}
+}
+
+// rows are the table of the semantics: docs/services.md has a line for each.
+var rows = []row{
+	{name: "cluster IP", services: one(nil, all), checks: []check{
+		{from: PodA, to: "cluster:80", want: all}, // itself among them: see hairpin
+		{from: Node, to: "cluster:80", want: all, source: "node"},
+		{from: Client, to: "cluster:80", want: all, source: "node"},
+	}},
+	{name: "pods keep their address", services: one(nil, PodB+" "+Remote), checks: []check{
+		{from: PodA, to: "cluster:80", want: PodB + " " + Remote, source: "own"},
+	}},
+	{name: "hairpin", services: one(nil, PodA), checks: []check{
+		{from: PodA, to: "cluster:80", want: PodA, source: "node"},
+		{from: PodB, to: "cluster:80", want: PodA, source: "own"},
+	}},
+	{name: "masquerade all", services: one(nil, PodB), node: func(n *plan.Node) { n.MasqueradeAll = true }, checks: []check{
+		{from: PodA, to: "cluster:80", want: PodB, source: "node"},
+	}},
+	{name: "local pods by bridge", services: one(nil, PodB), node: interfaces("cni0"), checks: []check{
+		{from: PodA, to: "cluster:80", want: PodB, source: "own"},
+		{from: Client, to: "cluster:80", want: PodB, source: "node"},
+	}},
+	{name: "local pods by interface prefix", services: one(nil, PodB), node: interfaces("cn*"), checks: []check{
+		{from: PodA, to: "cluster:80", want: PodB, source: "own"},
+		{from: Client, to: "cluster:80", want: PodB, source: "node"},
+	}},
+	{name: "local pods unknown", services: one(nil, PodB), node: interfaces(""), checks: []check{
+		{from: Client, to: "cluster:80", want: PodB, source: "own"},
+	}},
+	{name: "two ports and another Service", services: []service{
+		{endpoints: PodA, second: true}, {cluster: "cluster2", endpoints: PodB},
+	}, checks: []check{
+		{from: Client, to: "cluster:80", want: PodA},
+		{from: Client, to: "cluster:81", want: PodA + ":9090"},
+		{from: Client, to: "cluster2:80", want: PodB},
+	}},
+	{name: "a port that nobody serves", services: one(nil, PodA), checks: []check{
+		{from: Client, to: "cluster:8", want: "refused"},
+		{from: Node, to: "cluster:8", want: "refused"},
+		{from: PodB, to: "cluster:8", want: "refused"},
+	}},
+	{name: "an address that no Service has", services: one(nil, PodA), node: func(n *plan.Node) {
+		n.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
+	}, checks: []check{
+		{from: Client, to: "cluster:80", want: PodA},
+		{from: Client, to: "cluster2:80", want: "dropped"},
+	}},
+	{name: "no endpoints", services: one(changes(balancer, externalIPs), PodA+":unready"), checks: []check{
+		{from: Client, to: "cluster:80", want: "refused"},
+		{from: PodB, to: "cluster:80", want: "refused"},
+		{from: Node, to: "cluster:80", want: "refused"},
+		{from: Client, to: "external:80", want: "refused"},
+		{from: Client, to: "balancer:80", want: "refused"},
+		{from: Client, to: "node:30080", want: "refused"},
+	}},
+	{name: "node port", services: one(nodePort, PodA+" "+Remote), checks: []check{
+		{from: Client, to: "node:30080", want: PodA + " " + Remote, source: "node"},
+		{from: Client, to: "node2:30080", want: PodA + " " + Remote, source: "node"},
+		{from: Node, to: "node:30080", want: PodA + " " + Remote, source: "node"},
+		{from: PodB, to: "node:30080", want: PodA + " " + Remote, source: "node"},
+		{from: PodB, to: "bridge:30080", want: PodA + " " + Remote, source: "node"},
+		{from: Node, to: "loopback:30080", want: "refused"},
+	}},
+	{name: "node port on chosen addresses", services: one(nodePort, PodA), node: func(n *plan.Node) {
+		n.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:1::/64")}
+	}, checks: []check{
+		{from: Client, to: "node:30080", want: PodA},
+		{from: Client, to: "node2:30080", want: "refused"},
+	}},
+	{name: "node port on loopback", services: one(nodePort, PodA+" "+Remote), node: func(n *plan.Node) {
+		n.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("127.0.0.0/8")}
+	}, checks: []check{
+		{from: Node, to: "loopback:30080", want: PodA + " " + Remote, source: "node", only: "v4"},
+		{from: Client, to: "node:30080", want: PodA + " " + Remote},
+	}},
+	{name: "external IP", services: one(externalIPs, PodA+" "+Remote), checks: []check{
+		{from: Client, to: "external:80", want: PodA + " " + Remote, source: "node"},
+		{from: PodB, to: "external:80", want: PodA + " " + Remote, source: "node"},
+		{from: Node, to: "external:80", want: PodA + " " + Remote, source: "node"},
+	}},
+	{name: "load balancer", services: one(balancer, PodA+" "+Remote), checks: []check{
+		{from: Client, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
+		{from: PodB, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
+	}},
+	{name: "load balancer with ipMode Proxy", services: one(changes(balancer, proxyMode), PodA), checks: []check{
+		{from: PodB, to: "balancer:80", want: "dropped"}, // it left the node, for nobody
+		{from: Client, to: "node:30080", want: PodA},
+	}},
+	{name: "source ranges", services: one(changes(balancer, ranges("192.0.2.10/32", " 2001:db8:1::10/128")), PodA), checks: []check{
+		{from: Client, to: "balancer:80", want: PodA},
+		{from: Remote, to: "balancer:80", want: "dropped"},
+		{from: PodB, to: "balancer:80", want: "dropped"},
+		{from: Remote, to: "node:30080", want: PodA}, // node ports are not subject to them
+	}},
+	{name: "source ranges for everybody", services: one(changes(balancer, ranges("0.0.0.0/0", "::/0")), PodA), checks: []check{
+		{from: Remote, to: "balancer:80", want: PodA},
+	}},
+	{name: "source ranges within each other", services: one(changes(balancer,
+		ranges("192.0.2.0/24", "192.0.2.0/28", "198.51.0.0/16", "2001:db8::/32", "2001:db8:1::/64")), PodA), checks: []check{
+		{from: Client, to: "balancer:80", want: PodA},
+		{from: Remote, to: "balancer:80", want: PodA},
+		{from: PodB, to: "balancer:80", want: "dropped"},
+		{from: Node, to: "balancer:80", want: PodA},
+	}},
+	{name: "internal policy Local", services: one(internalLocal, PodA+" "+Remote), checks: []check{
+		{from: PodB, to: "cluster:80", want: PodA, source: "own"},
+		{from: Client, to: "cluster:80", want: PodA},
+	}},
+	{name: "internal policy Local without local endpoints", services: one(changes(internalLocal, nodePort), Remote), checks: []check{
+		{from: PodB, to: "cluster:80", want: "dropped"},
+		{from: Client, to: "node:30080", want: Remote},
+	}},
+	{name: "external policy Local", services: one(changes(balancer, externalIPs, externalLocal), PodA+" "+Remote), checks: []check{
+		{from: Client, to: "node:30080", want: PodA, source: "own"},
+		{from: Client, to: "balancer:80", want: PodA, source: "own"},
+		{from: Client, to: "external:80", want: PodA, source: "own"},
+		{from: Client, to: "cluster:80", want: PodA + " " + Remote, source: "node"},
+		// Whoever is on the node is behind the load balancer already.
+		{from: PodB, to: "balancer:80", want: PodA + " " + Remote, source: "own"},
+		{from: PodB, to: "node:30080", want: PodA + " " + Remote, source: "own"},
+		{from: Node, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
+		{from: Node, to: "node:30080", want: PodA + " " + Remote, source: "node"},
+	}},
+	{name: "external policy Local without local endpoints", services: one(changes(balancer, externalLocal), Remote), checks: []check{
+		{from: Client, to: "node:30080", want: "dropped"},
+		{from: Client, to: "balancer:80", want: "dropped"},
+		{from: PodB, to: "balancer:80", want: Remote, source: "own"},
+		{from: Node, to: "node:30080", want: Remote, source: "node"},
+		{from: Client, to: "cluster:80", want: Remote},
+	}},
+	{name: "terminating endpoints only when none is ready", services: []service{
+		{endpoints: PodA + ":draining " + Remote},
+		{cluster: "cluster2", endpoints: PodA + ":draining " + PodB + ":unready"},
+	}, checks: []check{
+		{from: Client, to: "cluster:80", want: Remote},
+		{from: Client, to: "cluster2:80", want: PodA},
+	}},
+	{name: "external policy Local with a terminating endpoint", services: one(changes(nodePort, externalLocal), PodA+":draining "+Remote), checks: []check{
+		{from: Client, to: "node:30080", want: PodA, source: "own"},
+		{from: Client, to: "cluster:80", want: Remote},
+	}},
+	{name: "hints for zones", services: one(nil, PodA+":zone=zone-1 "+PodB+":zone=zone-1 "+Remote+":zone=zone-2"), checks: []check{
+		{from: Client, to: "cluster:80", want: PodA + " " + PodB},
+	}},
+	{name: "hints are all or nothing", services: one(nil, PodA+":zone=zone-1 "+Remote), checks: []check{
+		{from: Client, to: "cluster:80", want: PodA + " " + Remote},
+	}},
+	{name: "hints for nodes go first", services: one(nil, PodA+":zone=zone-1:node=here "+PodB+":zone=zone-1:node=there"), checks: []check{
+		{from: Client, to: "cluster:80", want: PodA},
+	}},
+	{name: "session affinity", services: one(changes(externalIPs, affinity), PodA+" "+PodB), checks: []check{
+		{from: Client, to: "cluster:80", want: PodA + " " + PodB, sticky: "external"},
+		{from: Remote, to: "cluster:80", want: PodA + " " + PodB, sticky: "external"},
+		{from: Node, to: "cluster:80", want: PodA + " " + PodB, sticky: "external"},
+	}},
+	{name: "session affinity after an endpoint went", services: one(changes(externalIPs, affinity), PodB), checks: []check{
+		{from: Client, to: "cluster:80", want: PodB, source: "node"},
+		{from: PodA, to: "cluster:80", want: PodB, source: "own"},
+	}},
+	{name: "session affinity with external policy Local", services: one(changes(balancer, affinity, externalLocal), PodA+" "+Remote), checks: []check{
+		{from: Client, to: "balancer:80", want: PodA, source: "own"},
+		{from: PodB, to: "balancer:80", want: PodA + " " + Remote, sticky: "cluster"},
+	}},
+	{name: "headless and ExternalName", services: []service{
+		{change: func(o *corev1.Service) { o.Spec.ClusterIP, o.Spec.ClusterIPs = "None", []string{"None"} }, endpoints: PodA},
+		{change: func(o *corev1.Service) { o.Spec.Type = corev1.ServiceTypeExternalName }, endpoints: PodA, cluster: "cluster2"},
+	}, checks: []check{
+		{from: PodB, to: "pod-a:8080", want: PodA, source: "own"},
+		{from: PodB, to: "cluster2:80", want: "dropped"}, // likewise
+	}},
+}
+
+func interfaces(name string) func(*plan.Node) {
+	return func(n *plan.Node) {
+		n.LocalPods.Prefixes, n.LocalPods.Interface = nil, name
+	}
+}

@@ -1,0 +1,193 @@
+// Package nftables puts a ruleset into the kernel's nf_tables: one table of
+// our own in each IP family, whose number of chains and rules does not grow
+// with Services. A map leads from address, protocol and port to the chain of
+// an endpoint count, a second one from these and a random slot to the
+// endpoint; so a change is a handful of map elements. Session affinity has
+// chains of its own, since a client's endpoint must be remembered.
+//
+// Packets in conntrack state INVALID are let through, as by kube-proxy's
+// nftables mode: an out-of-window packet of an address-translated connection
+// is not dropped here, and iptables mode's reason to do so is iptables' own.
+//
+// The kernel is spoken to through `nft -f -`: see docs/proxy.md for what was
+// measured.
+package nftables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
+)
+
+// Table is the name of the tables.
+const Table = "nodeagent"
+
+// Options say how the kernel is reached.
+type Options struct {
+	// Nft is the program and its first arguments; nil is nft. A test enters its
+	// namespace here.
+	Nft []string
+	// RouteLocalnet turns net.ipv4.conf.all.route_localnet on; nil writes to
+	// /proc/sys.
+	RouteLocalnet func() error
+	Log           *slog.Logger
+}
+
+// Backend owns the tables. It is safe for concurrent use.
+type Backend struct {
+	opts Options
+
+	mu     sync.Mutex
+	loaded bool // the kernel holds what Apply was last told
+	// used counts the frontends that need an object, by family and name.
+	used map[string]map[string]int
+	// idle are objects in the kernel that nobody needs. A chain can be deleted
+	// only some time after the last map element that led to it (kernels before
+	// 6.2), so the next Apply does it.
+	idle map[string]map[string]object
+}
+
+// New touches nothing yet.
+func New(opts Options) *Backend {
+	if opts.Nft == nil {
+		opts.Nft = []string{"nft"}
+	}
+	if opts.RouteLocalnet == nil {
+		opts.RouteLocalnet = func() error {
+			return os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1\n"), 0o644)
+		}
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Backend{opts: opts}
+}
+
+// Apply makes the kernel hold now, in one transaction. old is what the last
+// successful Apply was given. When that is not what the kernel holds (the first
+// time, after an error, after Forget or with another Node) everything is
+// replaced instead, still in one transaction.
+func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now.Node.LoopbackNodePorts {
+		if err := b.opts.RouteLocalnet(); err != nil {
+			return fmt.Errorf("node ports on 127.0.0.1 need net.ipv4.conf.all.route_localnet=1: %w", err)
+		}
+	}
+	full := !b.loaded || !old.Node.Equal(now.Node)
+	var text bytes.Buffer
+	if full {
+		b.used, b.idle = map[string]map[string]int{}, map[string]map[string]object{}
+		old = ruleset.Ruleset{}
+	} else {
+		b.collect(ctx)
+	}
+	changes := ruleset.Diff(old, now)
+	for _, f := range []family{ipv4, ipv6} {
+		if full {
+			// Deleting what may not be there is an error, unless it was added first.
+			fmt.Fprintf(&text, "add table %s %s\ndelete table %s %s\n%s", f.name, Table, f.name, Table, baseTable(f, now.Node))
+			b.used[f.name], b.idle[f.name] = map[string]int{}, map[string]object{}
+		}
+		t := b.transaction(f, now.Node, changes)
+		t.addrs(clusterIPs, old.ClusterIPs, now.ClusterIPs, netip.Addr.String)
+		t.addrs(hairpin, old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
+		t.write(&text)
+	}
+	if text.Len() == 0 {
+		return nil
+	}
+	b.loaded = false
+	if err := b.nft(ctx, &text); err != nil {
+		return fmt.Errorf("program %d Service frontends: %w", len(changes), err)
+	}
+	b.loaded = true
+	return nil
+}
+
+// Forget makes the next Apply replace everything.
+func (b *Backend) Forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.loaded = false
+}
+
+// Cleanup removes the tables; without any it succeeds.
+func (b *Backend) Cleanup(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.loaded = false
+	var text bytes.Buffer
+	for _, f := range []family{ipv4, ipv6} {
+		fmt.Fprintf(&text, "add table %s %s\ndelete table %s %s\n", f.name, Table, f.name, Table)
+	}
+	if err := b.nft(ctx, &text); err != nil {
+		return fmt.Errorf("remove the tables %s: %w", Table, err)
+	}
+	return nil
+}
+
+// collect deletes idle objects. Where the kernel still sees a user it says so,
+// and they stay for the next time.
+func (b *Backend) collect(ctx context.Context) {
+	var text, last bytes.Buffer
+	for _, f := range []family{ipv4, ipv6} {
+		idle := b.idle[f.name]
+		for _, chains := range []bool{true, false} { // these use sets and maps
+			for _, name := range slices.Sorted(maps.Keys(idle)) {
+				kind := idle[name].kind
+				if kind == "chain" != chains {
+					continue
+				}
+				if chains {
+					fmt.Fprintf(&text, "flush chain %s %s %s\n", f.name, Table, name)
+				}
+				fmt.Fprintf(&last, "delete %s %s %s %s\n", kind, f.name, Table, name)
+			}
+		}
+	}
+	if text.Len()+last.Len() == 0 {
+		return
+	}
+	text.Write(last.Bytes())
+	if err := b.nft(ctx, &text); err != nil {
+		b.opts.Log.Debug("unused chains stay until the next change", "error", err)
+		return
+	}
+	for _, idle := range b.idle {
+		clear(idle)
+	}
+}
+
+// nft runs one transaction.
+func (b *Backend) nft(ctx context.Context, text *bytes.Buffer) error {
+	cmd := exec.CommandContext(ctx, b.opts.Nft[0], append(slices.Clone(b.opts.Nft[1:]), "-f", "-")...)
+	cmd.Stdin = text
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("%w: install nftables, or choose another --proxy-mode", err)
+	}
+	return fmt.Errorf("nft: %w: %s", err, firstLines(out.String(), 5))
+}
+
+func firstLines(s string, n int) string {
+	lines := strings.SplitN(strings.TrimSpace(s), "\n", n+1)
+	return strings.Join(lines[:min(n, len(lines))], "\n")
+}

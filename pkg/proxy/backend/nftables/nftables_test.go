@@ -1,0 +1,144 @@
+package nftables_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nodeagent/nodeagent/internal/testbed"
+	"github.com/nodeagent/nodeagent/internal/testbed/services"
+	"github.com/nodeagent/nodeagent/pkg/proxy/backend/nftables"
+	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
+)
+
+func backend(t testing.TB, w *services.World) *nftables.Backend {
+	testbed.Require(t, "nft", "nsenter")
+	return nftables.New(nftables.Options{
+		Nft:           w.Command("nft"),
+		RouteLocalnet: func() error { return w.Sysctl("net/ipv4/conf/all/route_localnet", "1") },
+	})
+}
+
+func apply(t testing.TB, b *nftables.Backend, old, now ruleset.Ruleset) {
+	t.Helper()
+	if err := b.Apply(context.Background(), old, now); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kernel is what nft lists, in an order that depends on nothing.
+func kernel(t testing.TB, w *services.World) string {
+	t.Helper()
+	args := append(w.Command("nft"), "-s", "list", "ruleset")
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft list ruleset: %v: %s", err, out)
+	}
+	// One element on each line, whatever the line nft put it on.
+	text := strings.NewReplacer("elements = {", "\n", ", ", "\n", ",\n", "\n", " }", "\n").Replace(string(out))
+	var blocks []string
+	for _, block := range strings.Split(text, "\n\n") { // chains, sets and maps
+		lines := strings.Split(block, "\n")
+		for i := range lines {
+			lines[i] = strings.TrimSpace(lines[i])
+		}
+		if !strings.Contains(block, "chain ") { // rules have an order
+			slices.Sort(lines)
+		}
+		blocks = append(blocks, strings.Trim(strings.Join(lines, "\n"), "\n}{ "))
+	}
+	slices.Sort(blocks)
+	return strings.Join(blocks, "\n\n")
+}
+
+func TestConformance(t *testing.T) {
+	w := services.New(t)
+	services.Run(t, w, backend(t, w))
+}
+
+func TestKernelDoesWhatTheTracerSays(t *testing.T) {
+	w := services.New(t)
+	for seed := range uint64(3) {
+		services.RunRandom(t, w, backend(t, w), seed, 12)
+	}
+}
+
+// Many changes end where a fresh start does.
+func TestChangesEndWhereAFreshStartDoes(t *testing.T) {
+	w := services.New(t)
+	b := backend(t, w)
+	r := rand.New(rand.NewPCG(1, 2))
+	var old ruleset.Ruleset
+	for range 100 {
+		now := services.RandomRuleset(t, r)
+		apply(t, b, old, now)
+		old = now
+	}
+	// What nobody uses any more goes with the change after.
+	apply(t, b, old, old)
+	got := kernel(t, w)
+	apply(t, backend(t, w), ruleset.Ruleset{}, old)
+	if want := kernel(t, w); got != want {
+		t.Errorf("after 100 changes:\n%s\nafter a fresh start:\n%s\nruleset:\n%s", got, want, old)
+	}
+}
+
+func TestCleanup(t *testing.T) {
+	w := services.New(t)
+	b := backend(t, w)
+	for range 2 { // the second time there is nothing
+		if err := b.Cleanup(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if got := kernel(t, w); got != "" {
+			t.Errorf("left: %s", got)
+		}
+		apply(t, b, ruleset.Ruleset{}, many(3))
+	}
+}
+
+// many is that many Services of two endpoints.
+func many(n int) ruleset.Ruleset {
+	r := ruleset.Ruleset{Node: ruleset.Node{
+		NodePortAddresses: []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()},
+		LocalPods:         ruleset.LocalPods{Prefixes: services.PodCIDRs},
+	}}
+	for i := range n {
+		ip := func(a, b byte) netip.Addr { return netip.AddrFrom4([4]byte{a, b, byte(i >> 8), byte(i)}) }
+		r.Frontends = append(r.Frontends, ruleset.Frontend{
+			Key:     ruleset.Key{Addr: ip(10, 96), Proto: ruleset.TCP, Port: 80},
+			Service: fmt.Sprintf("default/s-%d", i), Masquerade: ruleset.MasqueradeRemote,
+			Endpoints: []netip.AddrPort{netip.AddrPortFrom(ip(10, 1), 8080), netip.AddrPortFrom(ip(10, 2), 8080)},
+		})
+		r.ClusterIPs = append(r.ClusterIPs, ip(10, 96))
+		r.Hairpin = append(r.Hairpin, ip(10, 1))
+	}
+	return r
+}
+
+func BenchmarkLoad10000(b *testing.B) {
+	w := services.New(b)
+	r := many(10_000)
+	for b.Loop() {
+		apply(b, backend(b, w), ruleset.Ruleset{}, r)
+	}
+}
+
+func BenchmarkOneMoreThan10000(b *testing.B) {
+	w := services.New(b)
+	be := backend(b, w)
+	all := many(10_001)
+	less := all
+	less.Frontends, less.ClusterIPs, less.Hairpin = all.Frontends[:10_000], all.ClusterIPs[:10_000], all.Hairpin[:10_000]
+	apply(b, be, ruleset.Ruleset{}, less)
+	old, now := less, all
+	for b.Loop() {
+		apply(b, be, old, now)
+		old, now = now, old
+	}
+}
