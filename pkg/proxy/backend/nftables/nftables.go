@@ -56,6 +56,7 @@ type Backend struct {
 	// only some time after the last map element that led to it (kernels before
 	// 6.2), so the next Apply does it.
 	idle map[string]map[string]object
+	pids []int // of our latest nft processes, see Watch
 }
 
 // New touches nothing yet.
@@ -171,13 +172,17 @@ func (b *Backend) collect(ctx context.Context) {
 	}
 }
 
-// nft runs one transaction.
+// nft runs one transaction; the caller holds the lock.
 func (b *Backend) nft(ctx context.Context, text *bytes.Buffer) error {
 	cmd := exec.CommandContext(ctx, b.opts.Nft[0], append(slices.Clone(b.opts.Nft[1:]), "-f", "-")...)
 	cmd.Stdin = text
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		b.started(cmd.Process.Pid)
+		err = cmd.Wait()
+	}
 	if err == nil {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nodeagent/nodeagent/internal/testbed"
 	"github.com/nodeagent/nodeagent/internal/testbed/services"
@@ -99,6 +100,60 @@ func TestCleanup(t *testing.T) {
 			t.Errorf("left: %s", got)
 		}
 		apply(t, b, ruleset.Ruleset{}, many(3))
+	}
+}
+
+// Whoever flushes or edits our tables is noticed; what we and others do
+// elsewhere is not.
+func TestWatch(t *testing.T) {
+	w := services.New(t)
+	b := backend(t, w)
+	var watch *nftables.Watch
+	if err := w.In(services.Node, func() (err error) { watch, err = b.Watch(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	changed := make(chan struct{}, 100)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- watch.Run(ctx, func() { changed <- struct{}{} }) }()
+
+	now := many(10)
+	apply(t, b, ruleset.Ruleset{}, now)
+	want := kernel(t, w)
+	for _, foreign := range []string{
+		"flush ruleset",
+		"delete element ip nodeagent services { 10.96.0.1 . tcp . 80 }",
+		"flush chain ip nodeagent dispatch",
+		"add element ip nodeagent cluster-ips { 10.96.77.77 }",
+		"add chain ip6 nodeagent mine",
+	} {
+		nft(t, w, "add table ip other; delete table ip other")
+		nft(t, w, foreign)
+		select {
+		case <-changed:
+		case <-time.After(time.Minute):
+			t.Fatalf("%s: not noticed", foreign)
+		}
+		b.Forget()
+		apply(t, b, now, now)
+		if got := kernel(t, w); got != want {
+			t.Fatalf("%s: repaired to\n%s\nwant\n%s", foreign, got, want)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if n := len(changed); n > 0 {
+		t.Errorf("%d changes too many noticed", n)
+	}
+}
+
+func nft(t testing.TB, w *services.World, command string) {
+	t.Helper()
+	args := append(w.Command("nft"), command)
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("nft %s: %v: %s", command, err, out)
 	}
 }
 
