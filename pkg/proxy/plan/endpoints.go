@@ -110,3 +110,40 @@ func (p *planner) hinted(all []servicemap.Endpoint, like netip.Addr) filter {
 	}
 	return everybody
 }
+
+// ServingUDP are the endpoints of each UDP frontend that still serve, whether
+// or not new connections may go there; a node port by the unspecified address
+// of its family. It is what pkg/proxy/conntrack keeps.
+func ServingUDP(services servicemap.Snapshot) map[netip.AddrPort][]netip.AddrPort {
+	out := map[netip.AddrPort][]netip.AddrPort{}
+	for _, s := range services {
+		for i := range s.Ports {
+			port := &s.Ports[i]
+			if port.Proto != ruleset.UDP {
+				continue
+			}
+			for _, ip := range s.ClusterIPs {
+				serving := servingIn(port, ip)
+				out[netip.AddrPortFrom(ip, port.Port)] = serving
+				for _, a := range append(family(s.ExternalIPs, ip), family(s.LoadBalancerIPs, ip)...) {
+					out[netip.AddrPortFrom(a, port.Port)] = serving
+				}
+				if port.NodePort != 0 {
+					out[netip.AddrPortFrom(ruleset.AnyAddr(ip), port.NodePort)] = serving
+				}
+			}
+		}
+	}
+	return out
+}
+
+func servingIn(port *servicemap.Port, like netip.Addr) []netip.AddrPort {
+	var out []netip.AddrPort
+	for i := range port.Endpoints {
+		e := &port.Endpoints[i]
+		if e.Addr.Addr().Is4() == like.Is4() && e.Conditions.Has(servicemap.Serving) {
+			out = append(out, e.Addr)
+		}
+	}
+	return out
+}

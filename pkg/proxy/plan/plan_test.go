@@ -33,7 +33,9 @@ func snapshot(t *testing.T, change func(*corev1.Service)) servicemap.Snapshot {
 	change(s)
 	objects := []any{s}
 	for name, addrs := range map[string][2]string{"v4": {"10.244.1.1", "10.244.2.1"}, "v6": {"fd00:1::1", "fd00:2::1"}} {
-		e := &discoveryv1.EndpointSlice{Ports: []discoveryv1.EndpointPort{{Port: ptr[int32](8080)}}}
+		e := &discoveryv1.EndpointSlice{Ports: []discoveryv1.EndpointPort{
+			{Port: ptr[int32](8080)}, {Port: ptr[int32](8080), Protocol: ptr(corev1.ProtocolUDP)},
+		}}
 		e.Namespace, e.Name = "ns", name
 		e.Labels = map[string]string{discoveryv1.LabelServiceName: "s"}
 		e.Endpoints = []discoveryv1.Endpoint{
@@ -124,5 +126,25 @@ func TestNodePortAddresses(t *testing.T) {
 		if !same {
 			t.Errorf("%v: got %v, loopback %t", c.prefixes, got.NodePortAddresses, got.LoopbackNodePorts)
 		}
+	}
+}
+
+// Old UDP flows stay with what still serves, whatever the policies say of new ones.
+func TestServingUDP(t *testing.T) {
+	got := plan.ServingUDP(snapshot(t, func(s *corev1.Service) {
+		s.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
+		s.Spec.ExternalIPs = []string{"203.0.113.5"}
+		s.Spec.Ports = []corev1.ServicePort{{Port: 53, Protocol: corev1.ProtocolUDP, NodePort: 30053}, {Name: "tcp", Port: 53}}
+	}))
+	for _, c := range []struct {
+		frontend  string
+		endpoints int
+	}{{"10.96.0.1:53", 2}, {"203.0.113.5:53", 2}, {"0.0.0.0:30053", 2}, {"[fd00:96::1]:53", 2}, {"[::]:30053", 2}} {
+		if e := got[netip.MustParseAddrPort(c.frontend)]; len(e) != c.endpoints {
+			t.Errorf("%s: %v", c.frontend, e)
+		}
+	}
+	if len(got) != 5 {
+		t.Errorf("got %v", got)
 	}
 }
