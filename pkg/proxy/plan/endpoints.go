@@ -77,7 +77,7 @@ func (p *planner) pick(all []servicemap.Endpoint, like netip.Addr, has servicema
 		}
 		out = append(out, e.Addr)
 		if p.local(e) {
-			p.hairpin[e.Addr.Addr()] = true
+			p.hairpin = append(p.hairpin, e.Addr.Addr())
 		}
 	}
 	return out

@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -31,7 +32,7 @@ type Node struct {
 // Make makes the ruleset. Of two Services that claim the same address,
 // protocol and port the one first by name gets it.
 func Make(services servicemap.Snapshot, node Node) ruleset.Ruleset {
-	p := planner{node: node, hairpin: map[netip.Addr]bool{}}
+	p := planner{node: node}
 	p.frontends = make([]ruleset.Frontend, 0, len(services))
 	p.clusterIPs = make([]netip.Addr, 0, len(services))
 	for _, s := range services {
@@ -46,16 +47,11 @@ func Make(services servicemap.Snapshot, node Node) ruleset.Ruleset {
 			}
 		}
 	}
-	slices.SortStableFunc(p.frontends, func(a, b ruleset.Frontend) int { return a.Key.Compare(b.Key) })
-	hairpin := make([]netip.Addr, 0, len(p.hairpin))
-	for a := range p.hairpin {
-		hairpin = append(hairpin, a)
-	}
 	return ruleset.Ruleset{
 		Node:       facts(node),
-		Frontends:  slices.CompactFunc(p.frontends, func(a, b ruleset.Frontend) bool { return a.Key == b.Key }),
+		Frontends:  sortedFrontends(p.frontends),
 		ClusterIPs: sorted(p.clusterIPs),
-		Hairpin:    sorted(hairpin),
+		Hairpin:    sorted(p.hairpin),
 	}
 }
 
@@ -71,7 +67,7 @@ type planner struct {
 	node       Node
 	frontends  []ruleset.Frontend
 	clusterIPs []netip.Addr
-	hairpin    map[netip.Addr]bool
+	hairpin    []netip.Addr // unsorted, with duplicates
 }
 
 // port adds the frontends of one port in one family.
@@ -194,6 +190,25 @@ func facts(n Node) ruleset.Node {
 		}
 	}
 	out.NodePortAddresses = sorted(out.NodePortAddresses)
+	return out
+}
+
+// sortedFrontends sorts by key; the first of those with the same key stays.
+// What is moved about while sorting is the places, not the frontends.
+func sortedFrontends(in []ruleset.Frontend) []ruleset.Frontend {
+	order := make([]int32, len(in))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortFunc(order, func(a, b int32) int {
+		return cmp.Or(in[a].Key.Compare(in[b].Key), cmp.Compare(a, b))
+	})
+	out := make([]ruleset.Frontend, 0, len(in))
+	for _, i := range order {
+		if len(out) == 0 || out[len(out)-1].Key != in[i].Key {
+			out = append(out, in[i])
+		}
+	}
 	return out
 }
 

@@ -47,7 +47,10 @@ func (k Key) NodePort() bool { return k.Addr.IsUnspecified() }
 
 // Compare orders keys by family, address, protocol and port.
 func (k Key) Compare(o Key) int {
-	return cmp.Or(k.Addr.Compare(o.Addr), cmp.Compare(k.Proto, o.Proto), cmp.Compare(k.Port, o.Port))
+	if c := k.Addr.Compare(o.Addr); c != 0 { // most often: cmp.Or would compare all
+		return c
+	}
+	return cmp.Or(cmp.Compare(k.Proto, o.Proto), cmp.Compare(k.Port, o.Port))
 }
 
 func (k Key) String() string {
@@ -248,15 +251,15 @@ func walk(a, b []Frontend, f func(a, b *Frontend)) {
 
 // DiffAddrs compares two sorted lists of addresses.
 func DiffAddrs(old, now []netip.Addr) (gone, added []netip.Addr) {
-	for _, a := range old {
-		if _, found := slices.BinarySearchFunc(now, a, netip.Addr.Compare); !found {
-			gone = append(gone, a)
+	for len(old) > 0 && len(now) > 0 {
+		switch c := old[0].Compare(now[0]); {
+		case c < 0:
+			gone, old = append(gone, old[0]), old[1:]
+		case c > 0:
+			added, now = append(added, now[0]), now[1:]
+		default:
+			old, now = old[1:], now[1:]
 		}
 	}
-	for _, a := range now {
-		if _, found := slices.BinarySearchFunc(old, a, netip.Addr.Compare); !found {
-			added = append(added, a)
-		}
-	}
-	return gone, added
+	return append(gone, old...), append(added, now...)
 }

@@ -44,6 +44,15 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+func TestDiffAddrs(t *testing.T) {
+	gone, added := ruleset.DiffAddrs(
+		[]netip.Addr{addr("10.0.0.1"), addr("10.0.0.2"), addr("fd00::1")},
+		[]netip.Addr{addr("10.0.0.2"), addr("10.0.0.3"), addr("fd00::1"), addr("fd00::2")})
+	if !slices.Equal(gone, []netip.Addr{addr("10.0.0.1")}) || !slices.Equal(added, []netip.Addr{addr("10.0.0.3"), addr("fd00::2")}) {
+		t.Errorf("gone %v, added %v", gone, added)
+	}
+}
+
 func TestTrace(t *testing.T) {
 	local := frontend("0.0.0.0", 30080, "10.0.0.1:80")
 	local.Inside = []netip.AddrPort{netip.MustParseAddrPort("10.0.1.1:80"), netip.MustParseAddrPort("10.0.0.1:80")}
