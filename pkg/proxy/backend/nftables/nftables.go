@@ -9,7 +9,7 @@
 // nftables mode: an out-of-window packet of an address-translated connection
 // is not dropped here, and iptables mode's reason to do so is iptables' own.
 //
-// The kernel is spoken to through `nft -f -`: see docs/proxy.md for what was
+// The kernel is spoken to through `nft -f -`: see docs/services.md for what was
 // measured.
 package nftables
 
