@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -146,6 +148,54 @@ func TestWatch(t *testing.T) {
 	}
 	if n := len(changed); n > 0 {
 		t.Errorf("%d changes too many noticed", n)
+	}
+}
+
+// route_localnet, which node ports on 127.0.0.1 need, lets a neighbour reach
+// what listens on loopback only, were it not for us (CVE-2020-8558).
+func TestLoopbackStaysClosedToNeighbours(t *testing.T) {
+	w := services.New(t)
+	b := backend(t, w)
+	var l net.Listener
+	if err := w.In(services.Node, func() (err error) { l, err = net.Listen("tcp", "127.0.0.1:7777"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	// A client that sends packets for 127.0.0.1 to the node.
+	err := w.In(services.Client, func() error {
+		if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1"), 0o644); err != nil {
+			return err
+		}
+		for _, args := range []string{"addr del 127.0.0.1/8 dev lo", "route add 127.0.0.0/8 via 192.0.2.1 src 192.0.2.10"} {
+			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+				return fmt.Errorf("ip %s: %w: %s", args, err, out)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Sysctl("net/ipv4/conf/all/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	knock := func(patience time.Duration) error {
+		return w.In(services.Client, func() error {
+			c, err := net.DialTimeout("tcp", "127.0.0.1:7777", patience)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		})
+	}
+	if err := knock(10 * time.Second); err != nil {
+		t.Fatalf("the hole that is to be closed is not there: %v", err)
+	}
+	open := many(1)
+	open.Node.LoopbackNodePorts = true
+	apply(t, b, ruleset.Ruleset{}, open)
+	if err := knock(time.Second); err == nil {
+		t.Error("a neighbour reaches what listens on 127.0.0.1")
 	}
 }
 
