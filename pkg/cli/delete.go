@@ -106,7 +106,7 @@ func (c *CLI) deleteAll(ctx context.Context, keys []pod.Key, o DeleteOptions) er
 		for _, k := range keys {
 			if uid, ok := deleted[k]; ok {
 				if err := c.waitGone(ctx, k, uid); err != nil {
-					return fmt.Errorf("wait for pod %s: %w", k, err)
+					return givenUp(ctx, k, err)
 				}
 			}
 		}
@@ -115,6 +115,17 @@ func (c *CLI) deleteAll(ctx context.Context, keys []pod.Key, o DeleteOptions) er
 		return errFailed()
 	}
 	return nil
+}
+
+// givenUp says what becomes of a deletion that nobody waits for any longer.
+func givenUp(ctx context.Context, k pod.Key, err error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &ExitError{Code: interrupted}
+	case ctx.Err() != nil:
+		return fmt.Errorf("pod %s has not ended yet, but it will; see \"nodeagent describe pod %s -n %s\": %w", k, k.Name, k.Namespace, ctx.Err())
+	}
+	return fmt.Errorf("wait for pod %s: %w", k, err)
 }
 
 // grace is nil for the pod's own.

@@ -124,7 +124,23 @@ func (s *verdictStream) Read(p []byte) (int, error) {
 // upgrader makes one connection for one stream; the round tripper keeps it, so
 // that each stream needs its own.
 func (c *Client) upgrader() (httpstream.UpgradeRoundTripper, error) {
-	return streamspdy.NewRoundTripperWithConfig(streamspdy.RoundTripperConfig{UpgradeTransport: c.transport, PingPeriod: pingPeriod})
+	rt, err := streamspdy.NewRoundTripperWithConfig(streamspdy.RoundTripperConfig{UpgradeTransport: c.transport, PingPeriod: pingPeriod})
+	if err != nil {
+		return nil, err
+	}
+	return upgrader{rt}, nil
+}
+
+// upgrader keeps the Status with which the agent refuses a stream; the round
+// tripper would make a text of it.
+type upgrader struct{ httpstream.UpgradeRoundTripper }
+
+// NewConnection implements httpstream.UpgradeRoundTripper.
+func (u upgrader) NewConnection(resp *http.Response) (httpstream.Connection, error) {
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return nil, statusError(resp)
+	}
+	return u.UpgradeRoundTripper.NewConnection(resp)
 }
 
 // explainStream finds out whether a stream failed because there is no agent:

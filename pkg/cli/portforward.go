@@ -158,20 +158,20 @@ func (f *forwarder) accept(ctx context.Context, l net.Listener, remote uint16, r
 		running.Go(func() {
 			defer conn.Close()
 			f.print(f.cli.Out, "Handling connection for %d\n", l.Addr().(*net.TCPAddr).Port)
-			f.report(l.Addr(), remote, f.carry(ctx, conn, remote))
+			if err := f.carry(ctx, conn, remote); err != nil && ctx.Err() == nil {
+				f.report(l.Addr(), remote, err)
+			}
 		})
 	}
 }
 
 // report tells why a connection failed. A pod that is no more ends it all.
 func (f *forwarder) report(local net.Addr, remote uint16, err error) {
-	switch {
-	case err == nil:
-	case apierrors.IsNotFound(err):
+	if apierrors.IsNotFound(err) {
 		f.end(fmt.Errorf("lost connection to pod %s: %w", f.pod, err))
-	default:
-		f.print(f.cli.Err, "error: %s -> %d: %s\n", local, remote, table.Safe(strings.TrimPrefix(message(err), "error: ")))
+		return
 	}
+	f.print(f.cli.Err, "error: %s -> %d: %s\n", local, remote, table.Safe(strings.TrimPrefix(message(err), "error: ")))
 }
 
 // carry connects one local connection to the pod's port and copies both ways
@@ -183,21 +183,16 @@ func (f *forwarder) carry(ctx context.Context, local net.Conn, remote uint16) er
 	}
 	stop := context.AfterFunc(ctx, func() { far.Close(); local.Close() })
 	defer stop()
-	h := http.Header{}
-	h.Set(v1.PortHeader, strconv.Itoa(int(remote)))
-	h.Set(v1.PortForwardRequestIDHeader, "0")
-	h.Set(v1.StreamType, v1.StreamTypeError)
-	problems, err := far.CreateStream(h)
+	problems, err := openStream(ctx, far, v1.StreamTypeError, remote)
 	if err != nil {
 		far.Close()
-		return fmt.Errorf("open a stream: %w", err)
+		return err
 	}
 	problems.Close() // it is only read from
-	h.Set(v1.StreamType, v1.StreamTypeData)
-	data, err := far.CreateStream(h)
+	data, err := openStream(ctx, far, v1.StreamTypeData, remote)
 	if err != nil {
 		far.Close()
-		return fmt.Errorf("open a stream: %w", err)
+		return err
 	}
 	var copies sync.WaitGroup
 	copies.Go(func() {
@@ -225,6 +220,34 @@ func (f *forwarder) carry(ctx context.Context, local net.Conn, remote uint16) er
 		return errors.New(string(said))
 	}
 	return nil
+}
+
+// openStream opens one stream to a port of the pod. Nothing but its own time-out
+// ends a stream that the runtime does not answer, so that an interrupt does not
+// wait for it.
+func openStream(ctx context.Context, far httpstream.Connection, kind string, remote uint16) (httpstream.Stream, error) {
+	h := http.Header{}
+	h.Set(v1.PortHeader, strconv.Itoa(int(remote)))
+	h.Set(v1.PortForwardRequestIDHeader, "0")
+	h.Set(v1.StreamType, kind)
+	type answer struct {
+		stream httpstream.Stream
+		err    error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		s, err := far.CreateStream(h)
+		answers <- answer{s, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case a := <-answers:
+		if a.err != nil {
+			return nil, fmt.Errorf("open a stream: %w", a.err)
+		}
+		return a.stream, nil
+	}
 }
 
 // dial opens a stream connection to the pod. A refusal is the agent's Status.

@@ -11,9 +11,11 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	protocol "k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/client-go/tools/remotecommand"
@@ -238,7 +240,7 @@ func TestExecRefuses(t *testing.T) {
 		f.fail(w, 503, metav1.StatusReasonServiceUnavailable, "the container runtime has not answered yet", nil)
 		return true
 	}
-	if err := c.Exec(t.Context(), "two", []string{"x"}, ExecOptions{Container: "main"}); err == nil || !strings.Contains(err.Error(), "has not answered yet") {
+	if err := c.Exec(t.Context(), "two", []string{"x"}, ExecOptions{Container: "main"}); !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "has not answered yet") {
 		t.Errorf("the agent's own words are lost: %v", err)
 	}
 }
@@ -318,6 +320,112 @@ func TestPortForward(t *testing.T) {
 	}
 	if ports["80"] != 3 || ports["81"] != 1 || errs.Len() > 0 {
 		t.Errorf("connections: %v; %s", ports, errs)
+	}
+}
+
+// TestPortForwardFails: a connection that fails says why and ends no other; a pod
+// that is gone ends them all.
+func TestPortForwardFails(t *testing.T) {
+	f, c, _, _ := newFake(t)
+	f.put(simplePod("default", "web", nil))
+	out, errs := newSignalBuffer(), newSignalBuffer()
+	c.Out, c.Err = out, errs
+	f.serveStreams("portforward", []string{portForwardProtocol}, func(*http.Request) int { return 2 }, func(s map[string]httpstream.Stream) {
+		b, _ := io.ReadAll(s["data"])
+		if string(b) == "fail" {
+			_, _ = io.WriteString(s["error"], "connect: connection refused\x1b[2J")
+		} else {
+			_, _ = s["data"].Write(b)
+		}
+		_ = s["error"].Close()
+		_ = s["data"].Close()
+	})
+	var gone atomic.Bool
+	there := f.extra
+	f.extra = func(w http.ResponseWriter, r *http.Request) bool {
+		if gone.Load() {
+			f.fail(w, 404, metav1.StatusReasonNotFound, `pods "web" not found`, nil)
+			return true
+		}
+		return there(w, r)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.PortForward(t.Context(), "web", []string{":80"}, []string{"127.0.0.1"}) }()
+	addr := strings.Fields(out.lines(1)[0])[2]
+	dial := func() *net.TCPConn {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn.(*net.TCPConn)
+	}
+	end := func(conn *net.TCPConn, text string) string {
+		_, err1 := io.WriteString(conn, text)
+		err2 := conn.CloseWrite()
+		b, err3 := io.ReadAll(conn)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			t.Error(err)
+		}
+		return string(b)
+	}
+	quiet := dial() // it says nothing yet, and holds nobody up
+	if got := end(dial(), "fail"); got != "" {
+		t.Errorf("a connection that fails got %q", got)
+	}
+	if got := errs.lines(1)[0]; got != "error: "+addr+" -> 80: connect: connection refused^[[2J" {
+		t.Errorf("it says %q", got)
+	}
+	if got := end(quiet, "hello"); got != "hello" {
+		t.Errorf("the connection beside it got %q", got)
+	}
+	gone.Store(true)
+	dial()
+	if err := <-done; err == nil || err.Error() != `lost connection to pod web: pods "web" not found` {
+		t.Errorf("the pod is gone: %v", err)
+	}
+}
+
+// TestPortForwardInterrupted does not wait for a runtime that does not answer.
+func TestPortForwardInterrupted(t *testing.T) {
+	f, c, _, errs := newFake(t)
+	f.put(simplePod("default", "web", nil))
+	out := newSignalBuffer()
+	c.Out = out
+	answer, asked := make(chan struct{}), make(chan struct{}, 1)
+	f.extra = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/portforward") {
+			return false
+		}
+		if _, err := httpstream.Handshake(r, w, []string{portForwardProtocol}); err != nil {
+			t.Error(err)
+		}
+		conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(httpstream.Stream, <-chan struct{}) error {
+			asked <- struct{}{}
+			<-answer
+			return errors.New("never")
+		})
+		defer conn.Close()
+		<-answer
+		return true
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.PortForward(ctx, "web", []string{":80"}, []string{"127.0.0.1"}) }()
+	conn, err := net.Dial("tcp", strings.Fields(out.lines(1)[0])[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	<-asked
+	interrupt()
+	// What waits for the answer gets a time-out of its library's, and says so.
+	if err := <-done; err != nil || errs.Len() > 0 {
+		t.Errorf("%v, %q", err, errs)
+	}
+	close(answer)
+	if b, _ := io.ReadAll(conn); len(b) > 0 {
+		t.Errorf("the connection got %q", b)
 	}
 }
 
