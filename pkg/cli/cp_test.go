@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -152,47 +150,5 @@ func TestCopyRefuses(t *testing.T) {
 	c.stream = func(context.Context, session) error { return errLost }
 	if err := c.Copy(t.Context(), "web:file", filepath.Join(here, "cut"), CopyOptions{}); !errors.Is(err, errLost) {
 		t.Errorf("a lost connection: %v", err)
-	}
-}
-
-// TestHostileArchive: nothing that a container sends is written outside the
-// destination.
-func TestHostileArchive(t *testing.T) {
-	for name, headers := range map[string][]tar.Header{
-		"up":                     {{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "d/../../evil", Typeflag: tar.TypeReg, Size: 1}},
-		"absolute":               {{Name: "/tmp/nodeagent-evil", Typeflag: tar.TypeReg, Size: 1}},
-		"a neighbour":            {{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "dd/evil", Typeflag: tar.TypeReg, Size: 1}},
-		"more than the one file": {{Name: "d", Typeflag: tar.TypeReg, Size: 1}, {Name: "d/evil", Typeflag: tar.TypeReg, Size: 1}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			f, c, _, _ := newFake(t)
-			f.put(simplePod("default", "web", nil))
-			c.stream = func(_ context.Context, s session) error {
-				var b bytes.Buffer
-				w := tar.NewWriter(&b)
-				for i := range headers {
-					if err := w.WriteHeader(&headers[i]); err != nil {
-						t.Error(err)
-					}
-					_, _ = w.Write(make([]byte, headers[i].Size))
-				}
-				_ = w.Close()
-				_, err := s.out.Write(b.Bytes())
-				return err
-			}
-			outer := t.TempDir()
-			err := c.Copy(t.Context(), "web:d", filepath.Join(outer, "in", "d"), CopyOptions{})
-			if err == nil {
-				err = c.Copy(t.Context(), "web:d", filepath.Join(outer, "d"), CopyOptions{})
-			}
-			if err == nil {
-				t.Error("the archive was taken")
-			}
-			for _, file := range list(t, outer) {
-				if strings.Contains(file, "evil") {
-					t.Errorf("written: %s", file)
-				}
-			}
-		})
 	}
 }

@@ -104,6 +104,35 @@ func TestGetTables(t *testing.T) {
 	}
 }
 
+// TestGetShowsPulls: what the agent says in a message is a word of the STATUS
+// column.
+func TestGetShowsPulls(t *testing.T) {
+	for message, want := range map[string]string{
+		`Pulling image "i"`:                                 "Pulling",
+		`Pulling image "i": 42% (10 of 24 bytes)`:           "Pulling:42%",
+		`Pulling image "i": 1000 bytes`:                     "Pulling",
+		`Pulling image "i": waiting for other pulls to end`: "Pulling",
+		"":                 "ContainerCreating",
+		`Pulled image "i"`: "ContainerCreating",
+		`volume "v" is busy: Pulling image "i": 42% (1 of 2)`: "ContainerCreating",
+	} {
+		for _, init := range []bool{false, true} {
+			p := simplePod("default", "web", nil)
+			p.Status.ContainerStatuses[0].State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ContainerCreating", Message: message}}
+			want := want
+			if init {
+				p.Spec.InitContainers = p.Spec.Containers
+				p.Status.InitContainerStatuses, want = p.Status.ContainerStatuses, "Init:"+want
+			}
+			f, c, out, _ := newFake(t)
+			f.put(p)
+			if err := c.Get(t.Context(), []string{"pods"}, GetOptions{NoHeaders: true}); err != nil || strings.Fields(out.String())[2] != want {
+				t.Errorf("%q, init %v: %v, %s, want %s", message, init, err, out, want)
+			}
+		}
+	}
+}
+
 func TestGetNothing(t *testing.T) {
 	_, c, out, errs := newFake(t)
 	if err := c.Get(t.Context(), []string{"pods"}, GetOptions{}); err != nil {
