@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"syscall"
@@ -133,15 +134,16 @@ func TestGoodHost(t *testing.T) {
 	}
 }
 
-// TestFindings: one thing is wrong at a time, and one line says so.
-func TestFindings(t *testing.T) {
-	socket := config.RuntimeSockets()[0]
-	for name, tc := range map[string]struct {
-		change func(h *fakeHost, cfg *config.NodeAgentConfiguration)
-		check  string
-		want   Level
-		text   string // in what was found and the remedy
-	}{
+// finding is one thing that is wrong with a good host, and the line that says so.
+type finding struct {
+	change func(h *fakeHost, cfg *config.NodeAgentConfiguration)
+	check  string
+	want   Level
+	text   string // in what was found and the remedy
+}
+
+func inTheKernel() map[string]finding {
+	return map[string]finding{
 		"no root": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
 			h.files["/proc/self/status"] = "Uid:\t1000\t1000\n"
 		}, "privileges", Fail, "uid 1000 run as root"},
@@ -176,7 +178,12 @@ func TestFindings(t *testing.T) {
 		"legacy iptables": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
 			h.programs["iptables"] = "iptables v1.8.7 (legacy)"
 		}, "iptables", OK, "flavour legacy"},
+	}
+}
 
+func inTheSoftware() map[string]finding {
+	socket := config.RuntimeSockets()[0]
+	return map[string]finding{
 		"a runtime of the host": {func(h *fakeHost, _ *config.NodeAgentConfiguration) { h.runtimes[socket] = "containerd" }, "container runtime", OK, "containerd 1.7.2, CRI v1, on " + socket},
 		"its runc is its own": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
 			h.runtimes[socket] = "containerd"
@@ -200,7 +207,11 @@ func TestFindings(t *testing.T) {
 		"a CNI configuration": {func(h *fakeHost, cfg *config.NodeAgentConfiguration) {
 			h.files[cfg.Network.ConfDir+"/10-x.conflist"] = "{}"
 		}, "CNI configuration", Info, "10-x.conflist is used"},
+	}
+}
 
+func inTheSystem() map[string]finding {
+	return map[string]finding{
 		"no forwarding":      {func(h *fakeHost, _ *config.NodeAgentConfiguration) { h.files["/proc/sys/net/ipv4/ip_forward"] = "0" }, "ip forwarding", Warn, "sysctl -w net.ipv4.ip_forward=1"},
 		"no IPv6 forwarding": {func(_ *fakeHost, cfg *config.NodeAgentConfiguration) { cfg.Network.PodCIDRs = []string{"fd00::/64"} }, "ip forwarding", Warn, "net.ipv6.conf.all.forwarding"},
 		"no br_netfilter": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
@@ -233,7 +244,15 @@ func TestFindings(t *testing.T) {
 			h.busy[cfg.Listen], h.runtimes["/run/nodeagent/nodeagent.sock"] = fmt.Errorf("bind: %w", syscall.EADDRNOTAVAIL), ""
 		}, "listen address", Fail, "cannot be used"},
 		"no address": {func(_ *fakeHost, cfg *config.NodeAgentConfiguration) { cfg.Listen = config.ListenNone }, "listen address", Info, "none"},
-	} {
+	}
+}
+
+// TestFindings: one thing is wrong at a time, and one line says so.
+func TestFindings(t *testing.T) {
+	all := inTheKernel()
+	maps.Copy(all, inTheSoftware())
+	maps.Copy(all, inTheSystem())
+	for name, tc := range all {
 		t.Run(name, func(t *testing.T) {
 			h, cfg := good()
 			tc.change(h, cfg)
