@@ -1,8 +1,10 @@
 package cgroup
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -91,8 +93,13 @@ func TestKernel(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- stray.Wait() }()
+	var log bytes.Buffer
+	m.log = slog.New(slog.NewTextHandler(io.MultiWriter(&log, t.Output()), nil))
 	if err := m.Remove(t.Context(), pod.UID); err != nil {
 		t.Fatal(err)
+	}
+	if n := strings.Count(log.String(), "outlived its pod"); n > 1 {
+		t.Errorf("one stray is told of %d times", n)
 	}
 	if err := <-done; err == nil || err.Error() != "signal: killed" {
 		t.Errorf("the stray ended with %v", err)

@@ -60,8 +60,9 @@ func (m *Manager) removeChain(ctx context.Context, chain []string) (found bool, 
 		return false, nil
 	}
 	stopped := m.units == nil
+	told := map[int]bool{}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		m.kill(dirs)
+		m.kill(dirs, told)
 		if !stopped {
 			// Stopping the slice removes systemd's own folders; the rest is ours.
 			if err := m.units.Stop(ctx, m.names.parent(chain)); err != nil {
@@ -119,17 +120,18 @@ func subdirs(dir string) []string {
 
 // kill sends SIGKILL to every process in the folders and below. cgroup.kill
 // (v2, kernel 5.14) reaches forks that race with us; without it the caller's
-// loop does.
-func (m *Manager) kill(dirs []string) {
+// loop does. told are the processes that were logged: on cgroup v1 one is found
+// in every tree, and again until it has died.
+func (m *Manager) kill(dirs []string, told map[int]bool) {
 	for _, dir := range dirs {
 		if err := m.kernel.Write(dir, "cgroup.kill", "1"); err == nil {
 			continue
 		}
-		m.killTree(dir, filepath.Base(dir))
+		m.killTree(dir, filepath.Base(dir), told)
 	}
 }
 
-func (m *Manager) killTree(dir, pod string) {
+func (m *Manager) killTree(dir, pod string, told map[int]bool) {
 	if _, err := os.Lstat(filepath.Join(dir, "freezer.state")); err == nil {
 		// A frozen process of cgroup v1 does not even die.
 		if err := m.kernel.Write(dir, "freezer.state", "THAWED"); err != nil {
@@ -140,19 +142,19 @@ func (m *Manager) killTree(dir, pod string) {
 	if err == nil {
 		for _, text := range strings.Fields(procs) {
 			if pid, err := strconv.Atoi(text); err == nil && pid > 1 && pid != os.Getpid() {
-				m.killOne(pid, pod)
+				m.killOne(pid, pod, told)
 			}
 		}
 	}
 	for _, sub := range subdirs(dir) {
-		m.killTree(sub, pod)
+		m.killTree(sub, pod, told)
 	}
 }
 
 // killOne kills through a pidfd, after looking again that the process is in the
 // pod's cgroup: between reading the list and now the number may have gone to
 // somebody else.
-func (m *Manager) killOne(pid int, pod string) {
+func (m *Manager) killOne(pid int, pod string, told map[int]bool) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return
@@ -166,7 +168,10 @@ func (m *Manager) killOne(pid int, pod string) {
 	if err != nil || !inPod(string(groups), pod) {
 		return
 	}
-	m.log.Warn("killing a process that outlived its pod", "pid", pid, "cgroup", pod)
+	if !told[pid] {
+		told[pid] = true
+		m.log.Warn("killing a process that outlived its pod", "pid", pid, "cgroup", pod)
+	}
 	if fd >= 0 {
 		err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	} else {
