@@ -30,7 +30,7 @@ func ParseConfig(file string, data []byte) (*libcni.NetworkConfigList, error) {
 		if field != "" {
 			where += ": " + field
 		}
-		return fmt.Errorf("%s: %w: %w", where, fmt.Errorf(format, args...), errdefs.ErrInvalid)
+		return errdefs.Errorf(errdefs.ErrInvalid, "%s: %w", where, fmt.Errorf(format, args...))
 	}
 	if len(data) > maxConfigSize {
 		return nil, bad("", "%d bytes are more than a network configuration can have (%d)", len(data), maxConfigSize)
@@ -287,13 +287,13 @@ func readConfig(file string) *config {
 	if !c.list.LoadOnlyInlinedPlugins {
 		more, err := libcni.NetworkPluginConfsFromFiles(filepath.Dir(file), c.list.Name)
 		if err != nil {
-			c.list, c.err = nil, fmt.Errorf("%s: plugins of network %s in its folder: %w: %w", file, c.list.Name, err, errdefs.ErrInvalid)
+			c.list, c.err = nil, errdefs.Errorf(errdefs.ErrInvalid, "%s: plugins of network %s in its folder: %w", file, c.list.Name, err)
 			return c
 		}
 		c.list.Plugins = append(c.list.Plugins, more...)
 	}
 	if len(c.list.Plugins) == 0 {
-		c.list, c.err = nil, fmt.Errorf("%s: plugins: there are none: %w", file, errdefs.ErrInvalid)
+		c.list, c.err = nil, errdefs.Errorf(errdefs.ErrInvalid, "%s: plugins: there are none", file)
 	}
 	return c
 }

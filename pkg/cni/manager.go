@@ -80,8 +80,8 @@ func New(o Options) (*Manager, error) {
 		return nil, err
 	}
 	if len(o.Bridge) > maxBridgeName || strings.ContainsAny(o.Bridge, "/ \t\n:") {
-		return nil, fmt.Errorf("bridge name %q: at most %d characters without blanks, slashes and colons: %w",
-			o.Bridge, maxBridgeName, errdefs.ErrInvalid)
+		return nil, errdefs.Errorf(errdefs.ErrInvalid, "bridge name %q: at most %d characters without blanks, slashes and colons",
+			o.Bridge, maxBridgeName)
 	}
 	exec := &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: io.Discard}}
 	return &Manager{
@@ -108,17 +108,17 @@ func DefaultBinDir() string {
 
 func checkCIDRs(cidrs []netip.Prefix) error {
 	if len(cidrs) == 0 {
-		return fmt.Errorf("no pod CIDR given: %w", errdefs.ErrInvalid)
+		return errdefs.Errorf(errdefs.ErrInvalid, "no pod CIDR given")
 	}
 	var v4, v6 int
 	for _, c := range cidrs {
 		switch {
 		case !c.IsValid() || c != c.Masked():
-			return fmt.Errorf("pod CIDR %s: not a network address: %w", c, errdefs.ErrInvalid)
+			return errdefs.Errorf(errdefs.ErrInvalid, "pod CIDR %s: not a network address", c)
 		case c.Addr().Is4In6():
-			return fmt.Errorf("pod CIDR %s: write it as IPv4: %w", c, errdefs.ErrInvalid)
+			return errdefs.Errorf(errdefs.ErrInvalid, "pod CIDR %s: write it as IPv4", c)
 		case c.Addr().BitLen()-c.Bits() < 2:
-			return fmt.Errorf("pod CIDR %s: too small for a gateway and a pod: %w", c, errdefs.ErrInvalid)
+			return errdefs.Errorf(errdefs.ErrInvalid, "pod CIDR %s: too small for a gateway and a pod", c)
 		case c.Addr().Is4():
 			v4++
 		default:
@@ -126,7 +126,7 @@ func checkCIDRs(cidrs []netip.Prefix) error {
 		}
 	}
 	if v4 > 1 || v6 > 1 {
-		return fmt.Errorf("pod CIDRs %v: one per family at most: %w", cidrs, errdefs.ErrInvalid)
+		return errdefs.Errorf(errdefs.ErrInvalid, "pod CIDRs %v: one per family at most", cidrs)
 	}
 	return nil
 }
@@ -142,7 +142,7 @@ func (m *Manager) active() (*config, error) {
 		return nil, err
 	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("no CNI network configuration in %s: %w", m.opts.ConfDir, errdefs.ErrNotFound)
+		return nil, errdefs.Errorf(errdefs.ErrNotFound, "no CNI network configuration in %s", m.opts.ConfDir)
 	}
 	return readConfig(files[0]), nil
 }
@@ -165,7 +165,7 @@ func (m *Manager) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pluginTimeout)
 	defer cancel()
 	if err := m.cni.GetStatusNetworkList(ctx, c.list); err != nil {
-		return fmt.Errorf("network %s (%s) is not ready: %w: %w", c.list.Name, c.file, err, errdefs.ErrUnavailable)
+		return errdefs.Errorf(errdefs.ErrUnavailable, "network %s (%s) is not ready: %w", c.list.Name, c.file, err)
 	}
 	return nil
 }
@@ -180,8 +180,8 @@ func (m *Manager) checkPrograms(ctx context.Context, c *config) error {
 		}
 		// host-local and its like are called with the version of the chain, too.
 		if want := c.list.CNIVersion; want != "" && !slices.Contains(vs, want) {
-			return fmt.Errorf("%s: cniVersion %s: plugin %s in %s knows %s only; install newer plugins or lower cniVersion: %w",
-				c.file, want, typ, m.opts.BinDir, strings.Join(vs, ", "), errdefs.ErrInvalid)
+			return errdefs.Errorf(errdefs.ErrInvalid, "%s: cniVersion %s: plugin %s in %s knows %s only; install newer plugins or lower cniVersion",
+				c.file, want, typ, m.opts.BinDir, strings.Join(vs, ", "))
 		}
 	}
 	return nil
@@ -192,8 +192,8 @@ func (m *Manager) pluginVersions(ctx context.Context, typ string) ([]string, err
 	path := filepath.Join(m.opts.BinDir, typ)
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("CNI plugin %q is not in %s; install it there (Debian: containernetworking-plugins) or set the folder: %w",
-			typ, m.opts.BinDir, errdefs.ErrNotFound)
+		return nil, errdefs.Errorf(errdefs.ErrNotFound, "CNI plugin %q is not in %s; install it there (Debian: containernetworking-plugins) or set the folder",
+			typ, m.opts.BinDir)
 	}
 	m.vmu.Lock()
 	known, ok := m.versions[path]
@@ -235,8 +235,8 @@ func (m *Manager) commonVersions(ctx context.Context, types ...string) ([]string
 	})
 	slices.SortFunc(common, compareVersions)
 	if len(common) == 0 {
-		return nil, fmt.Errorf("the CNI plugins %s in %s share no version of CNI; install them from one release: %w",
-			strings.Join(types, ", "), m.opts.BinDir, errdefs.ErrInvalid)
+		return nil, errdefs.Errorf(errdefs.ErrInvalid, "the CNI plugins %s in %s share no version of CNI; install them from one release",
+			strings.Join(types, ", "), m.opts.BinDir)
 	}
 	return common, nil
 }

@@ -5,7 +5,10 @@
 // asks errors.Is. Nobody compares error text.
 package errdefs
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	// ErrNotFound says that the object does not exist. Deleting an object
@@ -27,3 +30,16 @@ var (
 	// that is kept; the caller lists again.
 	ErrExpired = errors.New("expired")
 )
+
+// Errorf is fmt.Errorf for an error of a kind that errors.Is sees and that its
+// words do not tell: they are for people.
+func Errorf(kind error, format string, args ...any) error {
+	return kinded{fmt.Errorf(format, args...), kind}
+}
+
+type kinded struct {
+	error
+	kind error
+}
+
+func (k kinded) Unwrap() []error { return []error{k.error, k.kind} }

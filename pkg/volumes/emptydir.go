@@ -45,7 +45,7 @@ func (e emptyDir) SetUp(_ context.Context, r Request) (Mounted, error) {
 	case src.Medium == v1.StorageMediumHugePages, strings.HasPrefix(string(src.Medium), string(v1.StorageMediumHugePagesPrefix)):
 		err = e.hugePages(r)
 	default:
-		err = fmt.Errorf("medium %q is not known; use \"\", Memory or HugePages: %w", src.Medium, errdefs.ErrInvalid)
+		err = errdefs.Errorf(errdefs.ErrInvalid, "medium %q is not known; use \"\", Memory or HugePages", src.Medium)
 	}
 	if err != nil {
 		return Mounted{}, err
@@ -72,7 +72,7 @@ func (e emptyDir) disk(r Request) error {
 	st, err := r.Folder.lstat(name)
 	if err == nil {
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return fmt.Errorf("%s is not a folder; remove it: %w", filepath.Join(r.Folder.Path(), name), errdefs.ErrInvalid)
+			return errdefs.Errorf(errdefs.ErrInvalid, "%s is not a folder; remove it", filepath.Join(r.Folder.Path(), name))
 		}
 		return nil
 	}
@@ -179,7 +179,7 @@ func pageSize(p *v1.Pod, medium v1.StorageMedium) (int64, error) {
 	if text, ok := strings.CutPrefix(string(medium), string(v1.StorageMediumHugePagesPrefix)); ok {
 		q, err := resource.ParseQuantity(text)
 		if err != nil || q.Value() <= 0 {
-			return 0, fmt.Errorf("medium %q names no page size, as in HugePages-2Mi: %w", medium, errdefs.ErrInvalid)
+			return 0, errdefs.Errorf(errdefs.ErrInvalid, "medium %q names no page size, as in HugePages-2Mi", medium)
 		}
 		return q.Value(), nil
 	}
@@ -195,7 +195,7 @@ func pageSize(p *v1.Pod, medium v1.StorageMedium) (int64, error) {
 		}
 	}
 	if len(sizes) != 1 {
-		return 0, fmt.Errorf("medium HugePages: the containers request %d page sizes; request one, or name one as in HugePages-2Mi: %w", len(sizes), errdefs.ErrInvalid)
+		return 0, errdefs.Errorf(errdefs.ErrInvalid, "medium HugePages: the containers request %d page sizes; request one, or name one as in HugePages-2Mi", len(sizes))
 	}
 	for size := range sizes {
 		return size, nil
@@ -226,7 +226,7 @@ func (e emptyDir) mount(r Request, magic int64, do func(target string) error) er
 		return fmt.Errorf("looking at the mount: %w", err)
 	}
 	if st.Type != magic {
-		return fmt.Errorf("%s is another mount (type %#x); unmount it: %w", filepath.Join(r.Folder.Path(), name), st.Type, errdefs.ErrTransient)
+		return errdefs.Errorf(errdefs.ErrTransient, "%s is another mount (type %#x); unmount it", filepath.Join(r.Folder.Path(), name), st.Type)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package volumes
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -29,7 +28,7 @@ func (hostPath) TearDown(context.Context, Record) error { return nil }
 func (h hostPath) SetUp(_ context.Context, r Request) (Mounted, error) {
 	src := r.Volume.HostPath
 	if !filepath.IsAbs(src.Path) || slices.Contains(strings.Split(src.Path, "/"), "..") {
-		return Mounted{}, fmt.Errorf("path %q must be absolute and without \"..\": %w", src.Path, errdefs.ErrInvalid)
+		return Mounted{}, errdefs.Errorf(errdefs.ErrInvalid, "path %q must be absolute and without \"..\"", src.Path)
 	}
 	kind := v1.HostPathUnset
 	if src.Type != nil {
@@ -63,7 +62,7 @@ var formats = map[v1.HostPathType]struct {
 func check(path string, kind v1.HostPathType) (string, error) {
 	want, known := formats[kind]
 	if !known && kind != v1.HostPathUnset {
-		return "", fmt.Errorf("hostPath type %q is not known: %w", kind, errdefs.ErrInvalid)
+		return "", errdefs.Errorf(errdefs.ErrInvalid, "hostPath type %q is not known", kind)
 	}
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
@@ -79,16 +78,16 @@ func check(path string, kind v1.HostPathType) (string, error) {
 			fd, err = unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 		}
 	}
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+	if known && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)) {
 		return "", typeError(path, want.words)
 	}
 	if err != nil {
-		return "", fmt.Errorf("hostPath %s: %w (%w)", path, err, errdefs.ErrTransient)
+		return "", errdefs.Errorf(errdefs.ErrTransient, "hostPath %s: %w", path, err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return "", fmt.Errorf("hostPath %s: %w (%w)", path, err, errdefs.ErrTransient)
+		return "", errdefs.Errorf(errdefs.ErrTransient, "hostPath %s: %w", path, err)
 	}
 	if known && st.Mode&unix.S_IFMT != want.format {
 		return "", typeError(path, want.words)
@@ -98,7 +97,7 @@ func check(path string, kind v1.HostPathType) (string, error) {
 
 // typeError is worth a retry: the path may appear.
 func typeError(path, words string) error {
-	return fmt.Errorf("hostPath type check failed: %s is not %s: %w", path, words, errdefs.ErrTransient)
+	return errdefs.Errorf(errdefs.ErrTransient, "hostPath type check failed: %s is not %s", path, words)
 }
 
 // resolved is the real path of an open file, or the path as given when the

@@ -93,7 +93,7 @@ func transient(err error) error {
 	if errors.Is(err, errdefs.ErrInvalid) || errors.Is(err, errdefs.ErrTransient) {
 		return err
 	}
-	return fmt.Errorf("%w (%w)", err, errdefs.ErrTransient)
+	return errdefs.Errorf(errdefs.ErrTransient, "%w", err)
 }
 
 func (m *Manager) setUp(ctx context.Context, folder *Folder, pod *v1.Pod, v *v1.Volume) (Mounted, error) {
@@ -102,7 +102,7 @@ func (m *Manager) setUp(ctx context.Context, folder *Folder, pod *v1.Pod, v *v1.
 	}
 	kind := m.kindOf(v)
 	if kind == nil {
-		return Mounted{}, fmt.Errorf("%s is not supported; supported are %s: %w", sourceName(v), m.kindNames(), errdefs.ErrInvalid)
+		return Mounted{}, errdefs.Errorf(errdefs.ErrInvalid, "%s is not supported; supported are %s", sourceName(v), m.kindNames())
 	}
 	plugin, err := folder.sub(kind.Plugin(), true)
 	if err != nil {
@@ -128,7 +128,7 @@ func (m *Manager) kindNames() string {
 // checkName refuses what is not one folder's name.
 func checkName(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-		return fmt.Errorf("%q cannot name a folder: %w", name, errdefs.ErrInvalid)
+		return errdefs.Errorf(errdefs.ErrInvalid, "%q cannot name a folder", name)
 	}
 	return nil
 }

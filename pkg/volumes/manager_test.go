@@ -235,6 +235,7 @@ func TestHostPath(t *testing.T) {
 		{at("dir"), v1.HostPathUnset, at("dir"), 0},
 		{at("missing"), v1.HostPathUnset, at("missing"), 0},
 		{at("link"), v1.HostPathUnset, at("dir"), 0},
+		{at("file/below"), v1.HostPathUnset, "!not a directory", 0},
 		{at("dir"), v1.HostPathDirectory, at("dir"), 0},
 		{at("link/"), v1.HostPathDirectory, at("dir"), 0},
 		{at("file"), v1.HostPathDirectory, "! is not a directory", 0},
@@ -261,7 +262,10 @@ func TestHostPath(t *testing.T) {
 		unix.Umask(old)
 		if want, fails := strings.CutPrefix(tc.want, "!"); fails {
 			full := "hostPath type check failed: " + filepath.Clean(tc.path) + want
-			if err == nil || !strings.Contains(err.Error(), full) || !errors.Is(err, errdefs.ErrTransient) {
+			if tc.kind == v1.HostPathUnset {
+				full = "hostPath " + tc.path + ": " + want
+			}
+			if err == nil || !strings.HasSuffix(err.Error(), full) || !errors.Is(err, errdefs.ErrTransient) {
 				t.Errorf("%s as %q: %v, want %q", tc.path, tc.kind, err, full)
 			} else if !strings.Contains(err.Error(), `volume "h" of pod default/web`) {
 				t.Errorf("the error does not name volume and pod: %v", err)

@@ -20,7 +20,7 @@ func ContainerMounts(pod *v1.Pod, c *v1.Container, mounted map[string]Mounted) (
 		return fmt.Errorf("container %q of pod %s, volumeMount %q: "+format, append([]any{c.Name, podpkg.Describe(pod), vm.Name}, args...)...)
 	}
 	if len(c.VolumeDevices) > 0 {
-		return nil, fmt.Errorf("container %q of pod %s: volumeDevices are not supported: %w", c.Name, podpkg.Describe(pod), errdefs.ErrInvalid)
+		return nil, errdefs.Errorf(errdefs.ErrInvalid, "container %q of pod %s: volumeDevices are not supported", c.Name, podpkg.Describe(pod))
 	}
 	var out []runtime.Mount
 	seen := map[string]string{}
@@ -66,7 +66,7 @@ func ContainerMounts(pod *v1.Pod, c *v1.Container, mounted map[string]Mounted) (
 // containerPath cleans a mountPath; a relative one starts at "/", as with kubelet.
 func containerPath(p string) (string, error) {
 	if p == "" || strings.Contains(p, ":") || slices.Contains(strings.Split(p, "/"), "..") {
-		return "", fmt.Errorf("mountPath %q must not be empty, hold \":\" or \"..\": %w", p, errdefs.ErrInvalid)
+		return "", errdefs.Errorf(errdefs.ErrInvalid, "mountPath %q must not be empty, hold \":\" or \"..\"", p)
 	}
 	return filepath.Clean("/" + p), nil
 }
@@ -82,10 +82,10 @@ func propagationOf(c *v1.Container, vm *v1.VolumeMount) (string, error) {
 		return string(p), nil
 	case v1.MountPropagationBidirectional:
 		if c.SecurityContext == nil || c.SecurityContext.Privileged == nil || !*c.SecurityContext.Privileged {
-			return "", fmt.Errorf("mountPropagation Bidirectional needs a privileged container: %w", errdefs.ErrInvalid)
+			return "", errdefs.Errorf(errdefs.ErrInvalid, "mountPropagation Bidirectional needs a privileged container")
 		}
 		return string(p), nil
 	default:
-		return "", fmt.Errorf("mountPropagation %q is not known: %w", p, errdefs.ErrInvalid)
+		return "", errdefs.Errorf(errdefs.ErrInvalid, "mountPropagation %q is not known", p)
 	}
 }
