@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func (a *agent) Containers(ctx context.Context) ([]api.Container, error) {
 		for _, c := range pods[i].Containers {
 			out = append(out, api.Container{
 				ID: c.ID, Name: c.Name, Namespace: pods[i].Namespace, Pod: pods[i].Name, PodUID: string(pods[i].UID),
-				SandboxID: c.SandboxID, Image: c.SpecImage, ImageID: c.ImageRef, State: string(c.State), Attempt: c.Attempt, Init: c.Init,
+				SandboxID: c.SandboxID, Image: cmp.Or(c.SpecImage, c.ImageRef), ImageID: c.ImageRef, State: string(c.State), Attempt: c.Attempt, Init: c.Init,
 				CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt, ExitCode: c.ExitCode,
 				Reason: c.Reason, Message: c.Message, LogPath: c.LogPath,
 			})

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/images"
+	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
@@ -360,6 +361,30 @@ func TestOrphanEndsOnlyOnceItsSourceHasSynced(t *testing.T) {
 	n.synced = true
 	n.mu.Unlock()
 	n.until("gone", func() bool { return len(n.pods["a"].Containers)+len(n.pods["a"].Sandboxes) == 0 })
+}
+
+// TestKubeletsPodOfAnAPIServer: an adopted pod ends on the word of the source it
+// came from, which for kubelet's "api" is nobody that this agent has.
+func TestKubeletsPodOfAnAPIServer(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	first := n.agent(dir, nil)
+	n.until("ready", n.ready("a"))
+	first.stop()
+	n.mu.Lock()
+	delete(n.records, "a")
+	n.pods["a"].Sandboxes[0].Annotations = map[string]string{pod.AnnotationConfigSource: "api"}
+	n.mu.Unlock()
+	n.relists = 0
+	n.agent(dir, nil)
+	n.until("two relists", func() bool { return n.relists > 2 })
+	if len(n.ids("a")) != 1 {
+		t.Fatal("ended on nobody's word")
+	}
+	n.mu.Lock()
+	n.pods["a"].Sandboxes[0].Labels = map[string]string{pod.LabelOwner: "us"}
+	n.mu.Unlock()
+	n.until("ours is gone", func() bool { return len(n.pods["a"].Containers)+len(n.pods["a"].Sandboxes) == 0 })
 }
 
 func TestTerminationMessage(t *testing.T) {

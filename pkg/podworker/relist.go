@@ -92,11 +92,12 @@ func (m *Manager) compare(p *runtime.Pod) {
 // endOrphan ends a pod of ours that no source knows, once the source it came
 // from has said so itself.
 func (m *Manager) endOrphan(p *runtime.Pod) {
-	source := ""
+	source, adopted := "", false
 	if s := p.Sandbox(); s != nil {
-		source = s.Annotations[pod.AnnotationConfigSource]
+		source, adopted = s.Annotations[pod.AnnotationConfigSource], s.Labels[pod.LabelOwner] == ""
 	}
-	if !m.Store.Synced(source) {
+	// kubelet's "api" is an API server, which has not been asked.
+	if adopted && source == store.SourcePush || !m.Store.Synced(source) {
 		return
 	}
 	grace := orphanGrace(p)

@@ -343,8 +343,8 @@ func containerOf(l *cri.Container, st *cri.ContainerStatus) *Container {
 		Labels: st.GetLabels(), Annotations: st.GetAnnotations(),
 	}
 	d.Init = d.Annotations[pod.AnnotationContainerKind] == kindInit
-	d.SpecImage = cmp.Or(d.Annotations[pod.AnnotationContainerImage],
-		st.GetImage().GetUserSpecifiedImage(), st.GetImage().GetImage())
+	// Not the runtime's own name for it, which is never the one in the spec.
+	d.SpecImage = cmp.Or(d.Annotations[pod.AnnotationContainerImage], st.GetImage().GetUserSpecifiedImage())
 	// containerd 1.6 has no image id field; the list's reference is the id there.
 	d.ImageID = cmp.Or(st.GetImageId(), l.GetImageId(), l.GetImageRef())
 	if startCutShort(d) {

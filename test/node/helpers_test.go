@@ -187,6 +187,16 @@ func leftovers(n *testbed.Node) error {
 	return nil
 }
 
+// absent says that the runtime has no sandbox of a pod.
+func absent(n *testbed.Node, podName string) error {
+	for _, s := range n.Sandboxes() {
+		if s.Metadata.Name == podName {
+			return fmt.Errorf("sandbox %s of %s is there: %v", s.Id, podName, s.State)
+		}
+	}
+	return nil
+}
+
 // cli runs a sub-command that must succeed.
 func cli(t *testing.T, n *testbed.Node, args ...string) string {
 	t.Helper()
