@@ -265,10 +265,9 @@ func TestHostPath(t *testing.T) {
 			if tc.kind == v1.HostPathUnset {
 				full = strings.Replace(full, " type check failed:", "", 1)
 			}
-			if err == nil || !strings.HasSuffix(err.Error(), full) || !errors.Is(err, errdefs.ErrTransient) {
-				t.Errorf("%s as %q: %v, want %q", tc.path, tc.kind, err, full)
-			} else if !strings.Contains(err.Error(), `volume "h" of pod default/web`) {
-				t.Errorf("the error does not name volume and pod: %v", err)
+			if err == nil || !strings.HasSuffix(err.Error(), full) || !errors.Is(err, errdefs.ErrTransient) ||
+				!strings.Contains(err.Error(), `volume "h" of pod default/web`) {
+				t.Errorf("%s as %q: %v, want %q and the volume's name", tc.path, tc.kind, err, full)
 			}
 			continue
 		}
