@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/pkg/config"
+)
+
+// TestEveryFlagTakesEffect: what is said on the command line arrives at the
+// agent, over what the file says.
+func TestEveryFlagTakesEffect(t *testing.T) {
+	type C = config.NodeAgentConfiguration
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	text := `apiVersion: nodeagent/v1alpha1
+kind: NodeAgentConfiguration
+manifests: /f
+manifestURL: https://f/f
+manifestURLHeader: {F: [f]}
+manifestURLCA: /f
+manifestURLInterval: 1h
+stateDir: /f
+runDir: /f
+podLogDir: /f
+runtime: {endpoint: unix:///f}
+network: {podCIDRs: [10.250.0.0/16], confDir: /f, binDir: /f}
+nodeName: f
+nodeIP: [192.0.2.250]
+nodeLabels: {f: f}
+log: {level: error, format: json}
+listen: 127.0.0.1:1
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cwd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := map[string]struct {
+		value string
+		field func(*C) any
+		want  string
+	}{
+		"manifests":             {"pods", func(c *C) any { return c.Manifests }, cwd + "/pods"},
+		"manifest-url":          {"https://x/p", func(c *C) any { return c.ManifestURL }, "https://x/p"},
+		"manifest-url-header":   {"A=b=c", func(c *C) any { return c.ManifestURLHeader }, "map[A:[b=c]]"},
+		"manifest-url-ca":       {"ca.pem", func(c *C) any { return c.ManifestURLCA }, cwd + "/ca.pem"},
+		"manifest-url-interval": {"3s", func(c *C) any { return c.ManifestURLInterval.Duration }, "3s"},
+		"state-dir":             {"/x/", func(c *C) any { return c.StateDir }, "/x"},
+		"run-dir":               {"/x", func(c *C) any { return c.RunDir }, "/x"},
+		"pod-log-dir":           {"/x", func(c *C) any { return c.PodLogDir }, "/x"},
+		"runtime-endpoint":      {"embedded", func(c *C) any { return c.Runtime.Endpoint }, "embedded"},
+		"pod-cidr":              {"10.1.0.0/16,fd01::/64", func(c *C) any { return c.Network.PodCIDRs }, "[10.1.0.0/16 fd01::/64]"},
+		"cni-conf-dir":          {"/x", func(c *C) any { return c.Network.ConfDir }, "/x"},
+		"cni-bin-dir":           {"/x", func(c *C) any { return c.Network.BinDir }, "/x"},
+		"node-name":             {"x", func(c *C) any { return c.NodeName }, "x"},
+		"node-ip":               {"192.0.2.1,2001:db8::1", func(c *C) any { return c.NodeIP }, "[192.0.2.1 2001:db8::1]"},
+		"node-labels":           {"a=b,c=", func(c *C) any { return c.NodeLabels }, "map[a:b c:]"},
+		"log-level":             {"debug", func(c *C) any { return c.Log.Level }, "debug"},
+		"log-format":            {"text", func(c *C) any { return c.Log.Format }, "text"},
+		"listen":                {"none", func(c *C) any { return c.Listen }, "none"},
+		"proxy-mode":            {"none", func(c *C) any { return c.ProxyMode }, "none"},
+	}
+	for name, f := range flags {
+		p := newProgram(t)
+		if code := p.main(t, "run", "--config", file, "--"+name, f.value); code != 0 {
+			t.Errorf("--%s %s: code %d, %s", name, f.value, code, &p.err)
+			continue
+		}
+		if got := fmt.Sprint(f.field(p.ran[0])); got != f.want {
+			t.Errorf("--%s %s: the agent gets %s, want %s", name, f.value, got, f.want)
+		}
+	}
+	run, _, err := newProgram(t).app.root().Find([]string{"run"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run.Flags().VisitAll(func(f *pflag.Flag) {
+		if _, ok := flags[f.Name]; !ok && f.Name != "config" && f.Name != "help" {
+			t.Errorf("--%s is not tested: what does it set?", f.Name)
+		}
+		// What an agent was told, its check, its cleanup and its config must be.
+		for _, other := range []string{"config", "check", "cleanup"} {
+			if c, _, err := newProgram(t).app.root().Find([]string{other}); err != nil || c.Flags().Lookup(f.Name) == nil && f.Name != "help" {
+				t.Errorf("%s has no --%s: %v", other, f.Name, err)
+			}
+		}
+	})
+}
+
+// TestTwoAgents on one state folder: the second ends at once and says who is
+// there and what to do.
+func TestTwoAgents(t *testing.T) {
+	state := t.TempDir()
+	lock := filepath.Join(state, "lock")
+	if err := os.WriteFile(lock, []byte("4711\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	p := newProgram(t)
+	p.app.agent = realDaemon()
+	code := p.main(t, "run", "--state-dir", state, "--run-dir", t.TempDir(), "--runtime-endpoint", "unix:///nonexistent", "--listen", "none")
+	if code != 1 || p.out.Len() > 0 {
+		t.Errorf("code %d, out %q, err %q", code, &p.out, &p.err)
+	}
+	for _, want := range []string{state, "pid 4711", "--state-dir"} {
+		if !strings.Contains(p.err.String(), want) {
+			t.Errorf("it says %q, which lacks %q", &p.err, want)
+		}
+	}
+	left, err := os.ReadDir(state)
+	if err != nil || len(left) != 1 {
+		t.Errorf("the second one left %v, %v", left, err)
+	}
+}
