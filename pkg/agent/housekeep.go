@@ -120,7 +120,8 @@ func (a *agent) changed(what, old, now string) bool {
 }
 
 // collect removes network attachments and addresses of sandboxes that are no
-// more. The list is taken while no sandbox can be made.
+// more, and shims without a container. The list of sandboxes is taken while none
+// can be made.
 func (a *agent) collect(ctx context.Context, n *node) {
 	report, err := a.cni.GC(ctx, func(ctx context.Context) ([]cni.Attachment, error) {
 		ids, err := n.client.SandboxIDs(ctx)
@@ -139,6 +140,13 @@ func (a *agent) collect(ctx context.Context, n *node) {
 	if len(report.Attachments)+len(report.Addresses)+len(report.Links)+len(report.NetNS) > 0 {
 		a.log.Info("collected leaked network attachments", "attachments", report.Attachments, "addresses", report.Addresses,
 			"links", report.Links, "netns", report.NetNS)
+	}
+	shims, err := n.client.CollectShims()
+	if err != nil {
+		a.log.Warn("cannot collect shims that the runtime gave up; will try again", "err", err)
+	}
+	if len(shims) > 0 {
+		a.log.Info("ended shims that the runtime had given up", "ids", shims)
 	}
 }
 
