@@ -117,7 +117,7 @@ func New(o Options) (*Manager, error) {
 		self:      selfCgroup("/proc/self/cgroup"),
 	}
 	if o.Driver == DriverSystemd {
-		m.units = &bus{}
+		m.units = newBus()
 	}
 	return m, nil
 }

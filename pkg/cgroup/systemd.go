@@ -110,9 +110,13 @@ func limitProperties(v2 bool, l limits) []sd.Property {
 // bus speaks to systemd over D-Bus. It connects when first used, and again
 // when the connection was lost.
 type bus struct {
+	dial func(context.Context) (*sd.Conn, error)
+
 	mu   sync.Mutex
 	conn *sd.Conn
 }
+
+func newBus() *bus { return &bus{dial: sd.NewWithContext} }
 
 // jobPatience bounds one systemd job.
 const jobPatience = 30 * time.Second
@@ -124,9 +128,12 @@ func (b *bus) connect(ctx context.Context) (*sd.Conn, error) {
 		return b.conn, nil
 	}
 	// The connection outlives this call; its context would close it.
-	c, err := sd.NewWithContext(context.WithoutCancel(ctx))
+	c, err := b.dial(context.WithoutCancel(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("systemd does not answer on D-Bus; use cgroup driver %q on a host without it: %w (%w)", DriverCgroupfs, err, errdefs.ErrUnavailable)
+	}
+	if b.conn != nil {
+		b.conn.Close() // half of it may still be open
 	}
 	b.conn = c
 	return c, nil
