@@ -142,6 +142,16 @@ type finding struct {
 	text   string // in what was found and the remedy
 }
 
+// cgroupV1 mounts controllers, one tree per word.
+func cgroupV1(trees string) func(*fakeHost, *config.NodeAgentConfiguration) {
+	return func(h *fakeHost, _ *config.NodeAgentConfiguration) {
+		delete(h.files, "/sys/fs/cgroup/cgroup.controllers")
+		for tree := range strings.FieldsSeq(trees) {
+			h.files["/proc/self/mounts"] += "cgroup /sys/fs/cgroup/" + tree + " cgroup rw,nosuid," + tree + " 0 0\n"
+		}
+	}
+}
+
 func inTheKernel() map[string]finding {
 	return map[string]finding{
 		"no root": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
@@ -163,6 +173,21 @@ func inTheKernel() map[string]finding {
 		"no cgroups": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
 			delete(h.files, "/sys/fs/cgroup/cgroup.controllers")
 		}, "cgroups", Fail, "no cgroups are mounted"},
+		"cgroup v1":         {cgroupV1("cpu,cpuacct cpuset memory devices freezer pids blkio hugetlb"), "cgroups", Info, "cgroup v1"},
+		"cgroup v1 in part": {cgroupV1("cpu,cpuacct cpuset devices freezer pids blkio hugetlb"), "cgroups", Fail, "cgroup v1 without memory mount"},
+		"cgroup v1, less":   {cgroupV1("cpu,cpuacct cpuset memory devices freezer pids blkio"), "cgroups", Warn, "without hugetlb"},
+		"no net namespaces": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
+			delete(h.files, "/proc/self/ns/net")
+		}, "namespaces", Fail, "kernel without net use a kernel with CONFIG_NAMESPACES"},
+		"no user namespaces": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
+			delete(h.files, "/proc/self/ns/user")
+		}, "namespaces", Warn, "kernel without user"},
+		"no conntrack": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
+			delete(h.files, "/proc/sys/net/netfilter/nf_conntrack_max")
+		}, "conntrack", Fail, "CONFIG_NF_CONNTRACK; masquerading"},
+		"an unknown kernel": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
+			h.files["/proc/sys/kernel/osrelease"] = "6.1.0-mine"
+		}, "bridge", Warn, "neither the kernel's configuration nor its modules"},
 		"private root": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
 			h.files["/proc/self/mountinfo"] = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
 		}, "mount propagation", Warn, "make-rshared"},
@@ -175,6 +200,8 @@ func inTheKernel() map[string]finding {
 		}, "bridge", Fail, "not installed"},
 		"no iptables":     {func(h *fakeHost, _ *config.NodeAgentConfiguration) { delete(h.programs, "iptables") }, "iptables", Fail, "apt install iptables"},
 		"broken iptables": {func(h *fakeHost, _ *config.NodeAgentConfiguration) { h.programs["iptables"] = "!" }, "iptables", Fail, "does not run"},
+		"no nft":          {func(h *fakeHost, _ *config.NodeAgentConfiguration) { delete(h.programs, "nft") }, "nftables", Warn, "apt install nftables"},
+		"broken nft":      {func(h *fakeHost, _ *config.NodeAgentConfiguration) { h.programs["nft"] = "!" }, "nftables", Warn, "does not run"},
 		"legacy iptables": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
 			h.programs["iptables"] = "iptables v1.8.7 (legacy)"
 		}, "iptables", OK, "flavour legacy"},
@@ -236,6 +263,10 @@ func inTheSystem() map[string]finding {
 			h.files["/etc/resolv.conf"] = "nameserver 127.0.0.53\n"
 		}, "DNS", Warn, "network.resolvConf"},
 		"address in use": {func(h *fakeHost, cfg *config.NodeAgentConfiguration) { h.busy[cfg.Listen] = inUse() }, "listen address", Fail, "--listen"},
+		"address of the API in use": {func(h *fakeHost, cfg *config.NodeAgentConfiguration) {
+			cfg.API.Listen = "192.0.2.1:6443"
+			h.busy[cfg.API.Listen] = inUse()
+		}, "listen address", Fail, "192.0.2.1:6443 cannot be used: bind: address already in use stop what uses it, or choose another in api.listen"},
 		"address in use by us": {func(h *fakeHost, cfg *config.NodeAgentConfiguration) {
 			h.busy[cfg.Listen], h.runtimes["/run/nodeagent/nodeagent.sock"] = inUse(), ""
 		}, "listen address", Info, "an agent runs"},

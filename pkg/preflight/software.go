@@ -176,7 +176,11 @@ func nodeName(ctx context.Context, p *probe) Result {
 
 func listenAddress(ctx context.Context, p *probe) Result {
 	var in []string
-	for _, a := range []string{p.cfg.Listen, p.cfg.API.Listen} {
+	for _, l := range []struct{ address, remedy string }{
+		{p.cfg.Listen, "stop what uses it (kubelet has 10248, too), or choose another with --listen"},
+		{p.cfg.API.Listen, "stop what uses it, or choose another in api.listen"},
+	} {
+		a := l.address
 		if a == "" || a == config.ListenNone {
 			continue
 		}
@@ -184,7 +188,7 @@ func listenAddress(ctx context.Context, p *probe) Result {
 			if errors.Is(err, unix.EADDRINUSE) && p.Network.Answers(ctx, filepath.Join(p.cfg.RunDir, "nodeagent.sock")) {
 				return info("%s is in use, and an agent runs on this host", a)
 			}
-			return bad(Fail, a+" cannot be used: "+oneLine(err.Error()), "stop what uses it (kubelet has 10248, too), or choose another with --listen")
+			return bad(Fail, a+" cannot be used: "+oneLine(err.Error()), l.remedy)
 		}
 		in = append(in, a)
 	}
