@@ -17,6 +17,12 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
+// maxReported is how many errors a whole stream reports: every document of a
+// file that is something else may be wrong.
+const maxReported = 100
+
+const moreErrors = "more errors follow; correct these first"
+
 // maxListDepth is how deep lists of lists may go; kubectl never writes more
 // than one.
 const maxListDepth = 4
@@ -31,7 +37,7 @@ const maxListDepth = 4
 func Decode(data []byte, opts Options) ([]Object, []*Error) {
 	d := &decoder{opts: opts}
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
-	for _, c := range splitStream(unixLines(data)) {
+	for c := range splitStream(unixLines(data)) {
 		d.chunk(c)
 	}
 	return d.objects, d.errs
@@ -64,11 +70,17 @@ func (d *decoder) refuse(object string, errs ...*Error) {
 	for i, e := range errs {
 		e.Origin, e.Object = d.opts.Origin, object
 		if i == maxErrors {
-			d.errs = append(d.errs, &Error{Origin: e.Origin, Line: e.Line, Object: object, Unsupported: e.Unsupported,
-				Msg: "more errors follow; correct these first"})
+			e = &Error{Origin: e.Origin, Line: e.Line, Object: object, Unsupported: e.Unsupported, Msg: moreErrors}
+		}
+		switch {
+		case len(d.errs) < maxReported:
+			d.errs = append(d.errs, e)
+		case len(d.errs) == maxReported:
+			d.errs = append(d.errs, &Error{Origin: e.Origin, Line: e.Line, Msg: moreErrors})
+		}
+		if i == maxErrors {
 			return
 		}
-		d.errs = append(d.errs, e)
 	}
 }
 

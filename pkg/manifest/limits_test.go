@@ -123,3 +123,18 @@ func TestLineBreaks(t *testing.T) {
 		}
 	}
 }
+
+// TestManyBadDocuments: a file of something else is reported so that somebody
+// can read it, and what is right in it is found all the same.
+func TestManyBadDocuments(t *testing.T) {
+	objects, errs := Decode([]byte(strings.Repeat("--- a\n", 5000)+"---\n"+tinyPod), Options{Origin: "f"})
+	if len(objects) != 1 || objects[0].Line != 5002 {
+		t.Errorf("%d objects", len(objects))
+	}
+	if len(errs) != maxReported+1 {
+		t.Fatalf("%d errors", len(errs))
+	}
+	if last := errs[maxReported].Error(); last != "f:101: more errors follow; correct these first" {
+		t.Errorf("the last is %q", last)
+	}
+}

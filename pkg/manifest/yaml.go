@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"regexp"
 	"strconv"
 	"strings"
@@ -31,26 +32,28 @@ type chunk struct {
 // splitStream cuts a stream where YAML would, so that a document which does not
 // parse leaves the others alone. "---" at the start of a line cannot be
 // anything but a separator, not even inside quotes.
-func splitStream(data []byte) []chunk {
-	var out []chunk
-	start, startLine, line := 0, 1, 1
-	for at := 0; at < len(data); line++ {
-		end := bytes.IndexByte(data[at:], '\n')
-		if end < 0 {
-			end = len(data)
-		} else {
-			end += at + 1
+func splitStream(data []byte) iter.Seq[chunk] {
+	return func(yield func(chunk) bool) {
+		start, startLine, line := 0, 1, 1
+		for at := 0; at < len(data); line++ {
+			end := bytes.IndexByte(data[at:], '\n')
+			if end < 0 {
+				end = len(data)
+			} else {
+				end += at + 1
+			}
+			if at > start && isSeparator(data[at:end]) && !onlyDirectives(data[start:at]) {
+				if !yield(chunk{data[start:at], startLine}) {
+					return
+				}
+				start, startLine = at, line
+			}
+			at = end
 		}
-		if at > start && isSeparator(data[at:end]) && !onlyDirectives(data[start:at]) {
-			out = append(out, chunk{data[start:at], startLine})
-			start, startLine = at, line
+		if start < len(data) {
+			yield(chunk{data[start:], startLine})
 		}
-		at = end
 	}
-	if start < len(data) {
-		out = append(out, chunk{data[start:], startLine})
-	}
-	return out
 }
 
 func isSeparator(line []byte) bool {
