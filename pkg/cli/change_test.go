@@ -242,7 +242,7 @@ func TestLogsCutShort(t *testing.T) {
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	}
-	if code := Report(errs, c.Logs(t.Context(), "web", LogsOptions{Follow: true, Tail: -1})); code != 1 || out.String() != "a line\n" {
+	if code := Report(errs, c.Logs(t.Context(), "web", LogsOptions{Follow: true, Tail: -1})); code != 1 || out.String() != "a line\n" || !strings.Contains(errs.String(), "broke off the log of container main of pod web") {
 		t.Errorf("code %d, %q, %q", code, out, errs)
 	}
 }

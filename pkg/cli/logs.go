@@ -135,7 +135,10 @@ func (c *CLI) copyLog(ctx context.Context, p *v1.Pod, container string, o LogsOp
 	} else {
 		_, err = io.Copy(w, body)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("the agent broke off the log of container %s of pod %s; it may have been stopped: run the command again", container, p.Name)
+	case err != nil:
 		return fmt.Errorf("log of container %s of pod %s: %w", container, p.Name, err)
 	}
 	return nil

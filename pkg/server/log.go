@@ -86,7 +86,8 @@ func (s *Server) podLog(w http.ResponseWriter, r *http.Request, key pod.Key) err
 		if ctx.Err() == nil {
 			s.log.Warn("streaming a log", "pod", pod.Describe(p), "container", container, "err", err)
 		}
-		return nil
+		// What was sent is not all of the log, and an orderly end would say so.
+		panic(http.ErrAbortHandler)
 	}
 	return noLog(err, container, p.Name)
 }

@@ -2,10 +2,12 @@ package node
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -64,6 +66,62 @@ func TestCommandLine(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestAgentStopsUnderCommands: what the agent's end cuts short is no success,
+// and a log that the container ended is one.
+func TestAgentStopsUnderCommands(t *testing.T) {
+	n := started(t)
+	const echo = "echo got ready; while read line; do echo got $line; done; echo bye"
+	n.WriteManifest("p.yaml", manifest{name: "p", script: echo, container: "stdin: true\n"}.String())
+	n.WriteManifest("ends.yaml", manifest{name: "ends", script: "echo got ready; read line", container: "stdin: true\n", spec: "restartPolicy: Never\n"}.String())
+	n.WaitPods(long, testbed.Running("p", "ends"))
+	ended := begin(t, n, "", "logs", "-f", "ends")
+	if err := begin(t, n, "x\n", "attach", "-i", "ends").Wait(); err != nil {
+		t.Errorf("attach to a process that ends: %v", err)
+	}
+	if err := ended.Wait(); err != nil {
+		t.Errorf("logs -f of a container that ended: %v", err)
+	}
+	cut := map[string]*exec.Cmd{
+		"exec":    begin(t, n, "x\n", "exec", "-i", "p", "--", "sh", "-c", echo),
+		"attach":  begin(t, n, "x\n", "attach", "-i", "p"),
+		"logs -f": begin(t, n, "", "logs", "-f", "p"),
+	}
+	n.StopAgent()
+	for name, cmd := range cut {
+		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+			t.Errorf("%s when the agent stops: %v", name, err)
+		}
+	}
+}
+
+// begin runs a command that goes on, types something, and returns once the
+// container has said something; one that only attaches to a process that ends
+// need not hear anything.
+func begin(t *testing.T, n *testbed.Node, typed string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := n.CLICommand(args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	if _, err := io.WriteString(in, typed); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := bufio.NewReader(out).ReadString('\n'); err != nil && !errors.Is(err, io.EOF) || err == nil && !strings.HasPrefix(b, "got ") {
+		t.Fatalf("%v shows %q, %v", args, b, err)
+	}
+	return cmd
 }
 
 // follow runs a command that does not end by itself and gives its lines.
