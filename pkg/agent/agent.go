@@ -82,6 +82,9 @@ func Run(ctx context.Context, cfg *config.NodeAgentConfiguration, o Options) err
 			cfg, log, failed, old = old.cfg, old.log, err, nil
 			log.Error("the agent does not come up with the new configuration; it goes back to the old one", "err", err)
 		default:
+			if err == nil {
+				log.Info("stopped; pods keep running")
+			}
 			return err
 		}
 		service.log = log

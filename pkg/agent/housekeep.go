@@ -76,7 +76,7 @@ func (a *agent) look(ctx context.Context, n *node) {
 			now.runtimeReason = ""
 		}
 	}
-	if err := a.cni.Repair(ctx); err != nil {
+	if err := a.cni.Repair(ctx); err != nil && ctx.Err() == nil {
 		a.log.Warn("cannot restore the pods' network rules", "err", err)
 	}
 	err = a.cni.Ready(ctx)

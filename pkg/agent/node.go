@@ -37,7 +37,7 @@ type node struct {
 
 // runNode waits for the runtime and then runs pods on it.
 func (a *agent) runNode(ctx context.Context) error {
-	if err := a.cni.Ensure(ctx); err != nil {
+	if err := a.cni.Ensure(ctx); err != nil && ctx.Err() == nil {
 		// Housekeeping tries again; pods on the host's network need none of it.
 		a.log.Warn("pod networking is not ready", "err", err)
 		a.nodeEvent(v1.EventTypeWarning, "NetworkNotReady", err.Error())

@@ -69,7 +69,9 @@ func (c *Client) Watch(ctx context.Context, fn func(Event)) error {
 				c.forget()
 			}
 		}
-		c.log.Warn("runtime events interrupted, trying again", "endpoint", c.o.Endpoint, "error", err, "wait", wait)
+		if wait < redialMax { // from then on it has been said often enough
+			c.log.Warn("runtime events interrupted, trying again", "endpoint", c.o.Endpoint, "error", err, "wait", wait)
+		}
 		if !sleep(ctx, wait) {
 			return nil
 		}
