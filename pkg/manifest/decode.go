@@ -13,6 +13,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
 )
@@ -199,23 +200,26 @@ func (d *decoder) object(n *node, inList string, depth int) {
 	switch {
 	case version == "v1" && kind == "Pod":
 		d.pod(n)
-	case version == "v1" && (kind == "List" || kind == "PodList"):
+	case version == "v1" && (kind == "List" || kind == "PodList") && !d.opts.PodsOnly:
 		d.list(n, strings.TrimSuffix(kind, "List"), depth)
 	default:
-		d.refuse(objectName(n), &Error{Line: n.lineOf("kind"), Field: "kind", Unsupported: true, Msg: unsupportedKind(version, kind)})
+		d.refuse(objectName(n), &Error{Line: n.lineOf("kind"), Field: "kind", Unsupported: true, Msg: d.unsupportedKind(version, kind)})
 	}
 }
 
 // unsupportedKind tells a kind that is not served from a word that was mistyped.
-func unsupportedKind(version, kind string) string {
+func (d *decoder) unsupportedKind(version, kind string) string {
 	if strings.EqualFold(kind, "pod") {
 		if kind == "Pod" {
 			return fmt.Sprintf("Pod in apiVersion %s does not exist; write apiVersion: v1", shorten(version))
 		}
 		return fmt.Sprintf("%s in apiVersion %s does not exist; did you mean Pod in v1?", shorten(kind), shorten(version))
 	}
-	return fmt.Sprintf("%s (%s) is not supported by this version of nodeagent; it takes Pods and lists of Pods (v1)",
-		shorten(kind), shorten(version))
+	takes := "Pods and lists of Pods (v1)"
+	if d.opts.PodsOnly {
+		takes = "one Pod (v1) here"
+	}
+	return fmt.Sprintf("%s (%s) is not supported by this version of nodeagent; it takes %s", shorten(kind), shorten(version), takes)
 }
 
 // objectName is "Pod default/web" as far as the document says.
@@ -352,10 +356,10 @@ func (d *decoder) finish(p *v1.Pod, o *Object, n *node) []*Error {
 	Default(p)
 	var errs []*Error
 	for _, e := range Validate(p) {
-		errs = append(errs, &Error{Line: n.lineOf(e.Field), Field: e.Field, Msg: shortenMiddle(e.ErrorBody())})
+		errs = append(errs, &Error{Line: n.lineOf(e.Field), Field: e.Field, Type: e.Type, Msg: shortenMiddle(e.ErrorBody())})
 	}
-	own := func(field, format string, args ...any) {
-		errs = append(errs, &Error{Line: n.lineOf(field), Field: field, Msg: fmt.Sprintf(format, args...)})
+	own := func(at, format string, args ...any) {
+		errs = append(errs, &Error{Line: n.lineOf(at), Field: at, Type: field.ErrorTypeInvalid, Msg: fmt.Sprintf(format, args...)})
 	}
 	if !safeUID(p.UID) {
 		own("metadata.uid", "%q: at most 63 letters, digits and '-', a letter or digit first and last; remove it to have one made", shorten(string(p.UID)))

@@ -13,6 +13,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // Object is one accepted document of a manifest.
@@ -46,6 +47,9 @@ func place(origin string, line int) string {
 	return fmt.Sprintf("%s:%d", origin, line)
 }
 
+// UnknownField is the Type of a field that no Pod has.
+const UnknownField field.ErrorType = "UnknownField"
+
 // Error is one reason why a document was refused.
 type Error struct {
 	Origin string // file or URL; empty when unknown
@@ -53,6 +57,9 @@ type Error struct {
 	Object string // "Pod default/web", when it got that far
 	Field  string // "spec.containers[0].image"; empty when the document does not parse
 	Msg    string // what is wrong and what to do
+	// Type is empty when the document could not be understood, UnknownField, or
+	// what is wrong with a Pod that is one.
+	Type field.ErrorType
 	// Unsupported is true when the field is valid Kubernetes that this agent
 	// does not do.
 	Unsupported bool
@@ -81,6 +88,8 @@ type Options struct {
 	// The rest is for the push source. What they supply becomes part of
 	// Canonical, so that a checkpoint decodes to the same object without them.
 
+	// PodsOnly refuses lists, as the API does.
+	PodsOnly bool
 	// Namespace is where an object goes that names none; empty means
 	// "default".
 	Namespace string

@@ -26,9 +26,12 @@ type walker struct {
 }
 
 func (w *walker) add(line int, p *path, unsupported bool, format string, args ...any) {
+	w.report(&Error{Line: line, Field: p.String(), Unsupported: unsupported, Msg: fmt.Sprintf(format, args...)})
+}
+
+func (w *walker) report(e *Error) {
 	if len(w.errs) <= maxErrors {
-		w.errs = append(w.errs, &Error{
-			Line: line, Field: p.String(), Unsupported: unsupported, Msg: fmt.Sprintf(format, args...)})
+		w.errs = append(w.errs, e)
 	}
 }
 
@@ -46,7 +49,7 @@ func (w *walker) structure(n *node, t reflect.Type, p *path) {
 		kp := p.field(e.key)
 		f, known := fields[e.key]
 		if !known {
-			w.add(e.line, kp, false, "unknown field%s", suggest(e.key, fields))
+			w.report(&Error{Line: e.line, Field: kp.String(), Type: UnknownField, Msg: "unknown field" + suggest(e.key, fields)})
 			continue
 		}
 		if e.value.kind == kindNull {

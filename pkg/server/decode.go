@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -8,41 +9,70 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
 // decodePod decodes, defaults and validates the one Pod in raw. What a server
 // sets is taken out first, so that the output of a GET can be sent back; create
 // also takes the UID out, as kube-apiserver does.
 func (s *Server) decodePod(raw []byte, opts manifest.Options, create bool) (manifest.Object, error) {
+	opts.Origin, opts.NodeName, opts.PodsOnly = store.SourcePush, s.o.NodeName, true
 	o, err := decodeOne(raw, opts)
 	if err != nil {
 		return o, err
 	}
-	if create && o.Pod.ResourceVersion != "" {
-		return o, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
-	}
-	var doc map[string]any
-	if err := json.Unmarshal(o.Canonical, &doc); err != nil {
-		return o, apierrors.NewInternalError(fmt.Errorf("reading the canonical form back: %w", err))
-	}
-	was := o.Pod
-	if !stripServerSide(doc, create) {
-		return o, nil
-	}
-	clean, err := json.Marshal(doc)
+	doc, err := document(o.Canonical)
 	if err != nil {
-		return o, apierrors.NewInternalError(err)
-	}
-	// A name that was generated stands in the canonical form already.
-	if o, err = decodeOne(clean, opts); err != nil {
 		return o, err
 	}
-	o.Pod.ResourceVersion = was.ResourceVersion
+	rv, err := resourceVersion(doc)
+	if err != nil {
+		return o, err
+	}
+	if create && rv != "" {
+		return o, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	if stripServerSide(doc, create) {
+		var clean bytes.Buffer
+		enc := json.NewEncoder(&clean)
+		enc.SetEscapeHTML(false) // it must not grow beyond what a document may have
+		if err := enc.Encode(doc); err != nil {
+			return o, apierrors.NewInternalError(err)
+		}
+		// A name that was generated stands in the canonical form already.
+		if o, err = decodeOne(clean.Bytes(), opts); err != nil {
+			return o, err
+		}
+	}
+	o.Pod.ResourceVersion = rv
 	return o, nil
+}
+
+// document reads a canonical form, its numbers as they are written.
+func document(canonical []byte) (map[string]any, error) {
+	d := json.NewDecoder(bytes.NewReader(canonical))
+	d.UseNumber()
+	var doc map[string]any
+	if err := d.Decode(&doc); err != nil {
+		return nil, apierrors.NewInternalError(fmt.Errorf("reading the canonical form back: %w", err))
+	}
+	return doc, nil
+}
+
+// resourceVersion is what the client says of it; the manifest's decoder does
+// not look at what a server sets.
+func resourceVersion(doc map[string]any) (string, error) {
+	meta, _ := doc["metadata"].(map[string]any)
+	switch v := meta["resourceVersion"].(type) {
+	case nil:
+		return "", nil
+	case string:
+		return v, nil
+	}
+	return "", apierrors.NewBadRequest("metadata.resourceVersion: expected a string")
 }
 
 // stripServerSide removes what only a server may say, and reports whether there
@@ -76,10 +106,6 @@ func stripServerSide(doc map[string]any, create bool) bool {
 }
 
 func decodeOne(raw []byte, opts manifest.Options) (manifest.Object, error) {
-	var t metav1.TypeMeta
-	if err := yaml.Unmarshal(raw, &t); err == nil && t.Kind != "" && (t.Kind != "Pod" || t.APIVersion != "v1") {
-		return manifest.Object{}, apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type Pod in v1): it is %s in %s", t.Kind, t.APIVersion))
-	}
 	objects, errs := manifest.Decode(raw, opts)
 	if len(errs) > 0 {
 		return manifest.Object{}, decodeError(errs)
@@ -93,6 +119,9 @@ func decodeOne(raw []byte, opts manifest.Options) (manifest.Object, error) {
 // decodeError tells a body that is no Pod (400) from a Pod that may not be
 // (422), as kube-apiserver does.
 func decodeError(errs []*manifest.Error) error {
+	if e := errs[0]; e.Unsupported && e.Field == "kind" {
+		return apierrors.NewBadRequest("the object provided is unrecognized (must be of type Pod): " + e.Msg)
+	}
 	name := ""
 	if _, key, ok := strings.Cut(errs[0].Object, " "); ok {
 		_, name, _ = strings.Cut(key, "/")
@@ -102,12 +131,12 @@ func decodeError(errs []*manifest.Error) error {
 	}
 	var text []string
 	for _, e := range errs {
-		rest, unknown := strings.CutPrefix(e.Msg, "unknown field")
 		switch {
 		case e.Field == "":
 			text = append(text, e.Msg)
-		case unknown:
-			text = append(text, fmt.Sprintf("unknown field %q%s", e.Field, rest))
+		case e.Type == manifest.UnknownField:
+			// The field stands in the middle, as tools know it.
+			text = append(text, fmt.Sprintf("unknown field %q%s", e.Field, strings.TrimPrefix(e.Msg, "unknown field")))
 		default:
 			text = append(text, e.Field+": "+e.Msg)
 		}

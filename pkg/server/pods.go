@@ -115,8 +115,7 @@ func (s *Server) createPod(w http.ResponseWriter, r *http.Request, namespace str
 		return err
 	}
 	o, err := s.decodePod(raw, manifest.Options{
-		Origin: store.SourcePush, NodeName: s.o.NodeName, Namespace: namespace,
-		UID: uuid.NewUUID(), GenerateName: s.freeName(namespace),
+		Namespace: namespace, UID: uuid.NewUUID(), GenerateName: s.freeName(namespace),
 	}, true)
 	if err != nil {
 		return err
@@ -225,9 +224,7 @@ func (s *Server) replace(r *http.Request, rec store.Record, raw []byte, dry bool
 	if err := writable(rec); err != nil {
 		return nil, err
 	}
-	o, err := s.decodePod(raw, manifest.Options{
-		Origin: store.SourcePush, NodeName: s.o.NodeName, Namespace: key.Namespace, UID: old.UID,
-	}, false)
+	o, err := s.decodePod(raw, manifest.Options{Namespace: key.Namespace, UID: old.UID}, false)
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
@@ -131,46 +130,19 @@ func invalid(name string, errs []*manifest.Error) *apierrors.StatusError {
 	return s
 }
 
-// fieldErrors are the kinds of validation errors; the text of one starts with
-// its kind's name, which is part of the API, not prose of ours.
-func fieldErrors() map[field.ErrorType]metav1.CauseType {
-	return map[field.ErrorType]metav1.CauseType{
-		field.ErrorTypeRequired:     metav1.CauseTypeFieldValueRequired,
-		field.ErrorTypeDuplicate:    metav1.CauseTypeFieldValueDuplicate,
-		field.ErrorTypeNotFound:     metav1.CauseTypeFieldValueNotFound,
-		field.ErrorTypeNotSupported: metav1.CauseTypeFieldValueNotSupported,
-		field.ErrorTypeForbidden:    metav1.CauseTypeForbidden,
-		field.ErrorTypeTooLong:      metav1.CauseTypeTooLong,
-		field.ErrorTypeTooMany:      metav1.CauseTypeTooMany,
-		field.ErrorTypeInvalid:      metav1.CauseTypeFieldValueInvalid,
-		field.ErrorTypeTypeInvalid:  metav1.CauseTypeTypeInvalid,
-		field.ErrorTypeInternal:     metav1.CauseTypeInternal,
-	}
-}
-
 func causeType(e *manifest.Error) metav1.CauseType {
-	if e.Unsupported {
+	switch {
+	case e.Unsupported:
 		return metav1.CauseTypeFieldValueNotSupported
-	}
-	for kind, cause := range fieldErrors() {
-		if strings.HasPrefix(e.Msg, kind.String()) {
-			return cause
-		}
+	case isValidation(e):
+		return metav1.CauseType(e.Type) // their names are the same
 	}
 	return metav1.CauseTypeFieldValueInvalid
 }
 
 // isValidation says that the document is a Pod, but one that may not be.
 func isValidation(e *manifest.Error) bool {
-	if e.Unsupported {
-		return e.Field != "kind"
-	}
-	for kind := range fieldErrors() {
-		if strings.HasPrefix(e.Msg, kind.String()) {
-			return true
-		}
-	}
-	return false
+	return e.Unsupported && e.Field != "kind" || e.Type != "" && e.Type != manifest.UnknownField
 }
 
 // writeError answers with a Status, in YAML when that is what was asked for.
