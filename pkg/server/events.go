@@ -111,7 +111,7 @@ func (s *Server) watchEvents(w http.ResponseWriter, r *http.Request, namespace s
 	ctx, cancel := context.WithTimeout(r.Context(), o.timeout)
 	defer cancel()
 	list, revision := s.o.Events.List()
-	if o.initial {
+	if o.now {
 		o.since = revision
 	}
 	x.rev = o.since

@@ -23,7 +23,8 @@ type Pods interface {
 	Revision() uint64
 	// Watch delivers every change after revision since, in order, until ctx ends
 	// or the reader falls behind the history; then the channel is closed. A
-	// since that is older than the history is errdefs.ErrExpired.
+	// since that is older than the history, or of the future, is
+	// errdefs.ErrExpired.
 	Watch(ctx context.Context, since uint64) (<-chan store.Change, error)
 }
 

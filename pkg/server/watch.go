@@ -1,12 +1,14 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
-	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
@@ -33,9 +34,10 @@ const (
 
 // watchOptions are the query parameters of a watch.
 type watchOptions struct {
-	// since is the revision to go on from; initial says to send what there is
-	// first.
+	// since is the revision to go on from, unless that is now; initial says to
+	// send what there is first.
 	since     uint64
+	now       bool
 	initial   bool
 	listEnd   bool // mark the end of the initial events with a bookmark
 	bookmarks bool
@@ -58,7 +60,7 @@ func parseWatch(q url.Values) (watchOptions, error) {
 	}
 	rv := q.Get("resourceVersion")
 	if rv == "" || rv == "0" || o.listEnd {
-		o.initial = true
+		o.now, o.initial = true, o.listEnd || !q.Has("sendInitialEvents")
 		return o, nil
 	}
 	if o.since, err = strconv.ParseUint(rv, 10, 64); err != nil {
@@ -183,11 +185,11 @@ func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, namespace str
 	ctx, cancel := context.WithTimeout(r.Context(), o.timeout)
 	defer cancel()
 	records, revision := s.o.Pods.List()
-	if o.initial {
+	if o.now {
 		o.since = revision
 	}
 	x.rev = o.since
-	changes, err := s.watchStore(ctx, o.since, revision)
+	changes, err := s.o.Pods.Watch(ctx, o.since)
 	if berr := x.begin(); berr != nil {
 		return nil // from here on the client has its answer; errors end the stream
 	}
@@ -195,6 +197,8 @@ func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, namespace str
 		_ = x.fail(err)
 		return nil
 	}
+	// A client that is cut off here goes on from the last one it was sent.
+	slices.SortFunc(records, func(a, b store.Record) int { return cmp.Compare(revisionOf(a.Pod), revisionOf(b.Pod)) })
 	m := &podMatcher{sel: sel, known: map[types.UID]bool{}}
 	for _, rec := range records {
 		if !o.initial {
@@ -213,13 +217,10 @@ func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, namespace str
 	return nil
 }
 
-// watchStore is Pods.Watch, with a revision of another life of this agent seen
-// as expired.
-func (s *Server) watchStore(ctx context.Context, since, now uint64) (<-chan store.Change, error) {
-	if since > now {
-		return nil, fmt.Errorf("resourceVersion %d is newer than this agent's latest, %d: list again: %w", since, now, errdefs.ErrExpired)
-	}
-	return s.o.Pods.Watch(ctx, since)
+// revisionOf is a pod's resourceVersion, a number of the store's.
+func revisionOf(p *v1.Pod) uint64 {
+	n, _ := strconv.ParseUint(p.ResourceVersion, 10, 64)
+	return n
 }
 
 func (s *Server) streamPods(ctx context.Context, r *http.Request, x *watcher, o watchOptions, m *podMatcher, changes <-chan store.Change) {
@@ -260,7 +261,7 @@ type podMatcher struct {
 // learn notes what the client saw of a pod in the list it made at revision
 // since, when the pod has not changed after it.
 func (m *podMatcher) learn(p *v1.Pod, since uint64) {
-	if rv, err := strconv.ParseUint(p.ResourceVersion, 10, 64); err == nil && rv <= since {
+	if revisionOf(p) <= since {
 		m.known[p.UID] = m.sel.matchPod(p)
 	}
 }
