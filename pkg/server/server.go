@@ -96,6 +96,7 @@ type Server struct {
 	addrs     map[string]net.Addr
 	listening chan struct{}
 	sessions  sync.WaitGroup // connections that were taken over
+	fresh     sync.Map       // net.Conns that have not asked for anything yet
 
 	// ending is done when the server begins to stop: watches, followed logs and
 	// sessions end then, while short requests finish.
@@ -185,7 +186,8 @@ func (s *Server) Run(ctx context.Context) error {
 		defer done()
 		for _, srv := range servers {
 			if err := srv.Shutdown(stop); err != nil {
-				_ = srv.Close() // what did not end in time is cut off
+				s.log.Warn("API: requests did not end in time and are cut off", "err", err)
+				_ = srv.Close()
 			}
 		}
 		return nil
@@ -233,8 +235,10 @@ func (s *Server) httpServer(kind string, base context.Context) *http.Server {
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext:       withPeer,
+		ConnState:         s.connState,
 		Protocols:         new(http.Protocols),
 	}
+	srv.RegisterOnShutdown(s.closeFresh)
 	// HTTP/1 alone: sessions take connections over, which HTTP/2 cannot, and
 	// its stream floods (CVE-2023-44487) do not concern us then.
 	srv.Protocols.SetHTTP1(true)
@@ -247,4 +251,21 @@ func (s *Server) httpServer(kind string, base context.Context) *http.Server {
 		srv.TLSConfig = c
 	}
 	return srv
+}
+
+func (s *Server) connState(c net.Conn, st http.ConnState) {
+	if st == http.StateNew {
+		s.fresh.Store(c, nil)
+	} else {
+		s.fresh.Delete(c)
+	}
+}
+
+// closeFresh closes connections that clients such as kubectl open in advance:
+// http.Server.Shutdown would wait five seconds for their first request.
+func (s *Server) closeFresh() {
+	s.fresh.Range(func(c, _ any) bool {
+		_ = c.(net.Conn).Close()
+		return true
+	})
 }
