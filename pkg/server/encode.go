@@ -17,9 +17,8 @@ import (
 )
 
 const (
-	mediaJSON     = "application/json"
-	mediaYAML     = "application/yaml"
-	mediaProtobuf = "application/vnd.kubernetes.protobuf"
+	mediaJSON = "application/json"
+	mediaYAML = "application/yaml"
 )
 
 // format is what the client wants to read.

@@ -1,0 +1,479 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nodeagent/nodeagent/pkg/store"
+)
+
+func TestCreateGetList(t *testing.T) {
+	f := newFixture(t, nil)
+	p := f.create(t, "web", "  labels: {app: web}\n")
+	if p.Namespace != "default" || p.UID == "" || p.ResourceVersion == "" || p.Spec.NodeName != nodeName || p.Spec.RestartPolicy != v1.RestartPolicyAlways {
+		t.Errorf("created %+v: namespace, UID, resourceVersion, node and defaults are to be set", p.ObjectMeta)
+	}
+	got := f.call(t, "GET", podsPath+"/web", "").code(200).pod()
+	if got.UID != p.UID {
+		t.Errorf("UID %s, want %s", got.UID, p.UID)
+	}
+	f.call(t, "GET", podsPath+"/web/status", "").code(200).pod()
+	f.create(t, "other", "")
+	f.call(t, "POST", "/api/v1/namespaces/kube-system/pods", podYAML("dns", ""), "Content-Type", mediaYAML).code(201)
+
+	for path, want := range map[string]string{
+		podsPath:                                          "other web",
+		"/api/v1/pods":                                    "other web dns",
+		"/api/v1/pods?limit=1":                            "other web dns",
+		podsPath + "?labelSelector=app%3Dweb":             "web",
+		podsPath + "?labelSelector=!app":                  "other",
+		podsPath + "?fieldSelector=metadata.name%3Dother": "other",
+		"/api/v1/pods?fieldSelector=metadata.namespace!%3Ddefault":            "dns",
+		"/api/v1/pods?fieldSelector=spec.nodeName%3D" + nodeName:              "other web dns",
+		"/api/v1/pods?fieldSelector=spec.nodeName%3Delsewhere":                "",
+		"/api/v1/pods?fieldSelector=status.phase%3DPending,metadata.name=web": "web",
+		"/api/v1/namespaces/empty/pods":                                       "",
+	} {
+		a := f.call(t, "GET", path, "").code(200)
+		var list v1.PodList
+		a.into(&list)
+		var names []string
+		for _, p := range list.Items {
+			names = append(names, p.Name)
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+		if list.Kind != "PodList" || list.ResourceVersion == "" || !strings.Contains(a.Body.String(), `"items":[`) {
+			t.Errorf("%s: not a list: %s", path, a.Body)
+		}
+	}
+	f.call(t, "GET", podsPath+"?fieldSelector=spec.foo%3D1", "").status(400, metav1.StatusReasonBadRequest)
+	f.call(t, "GET", podsPath+"?labelSelector=%3D%3D", "").status(400, metav1.StatusReasonBadRequest)
+}
+
+// TestCreateRefused pins code, reason and causes of what kube-apiserver refuses.
+func TestCreateRefused(t *testing.T) {
+	f := newFixture(t, nil)
+	f.create(t, "web", "")
+	f.fromFile(t, "static")
+	for _, tt := range []struct {
+		name, path, body, media string
+		code                    int
+		reason                  metav1.StatusReason
+		message, field          string
+	}{
+		{name: "taken", body: podYAML("web", ""), code: 409, reason: metav1.StatusReasonAlreadyExists, message: `pods "web" already exists`},
+		{name: "taken by a file", body: podYAML("static", ""), code: 409, reason: metav1.StatusReasonAlreadyExists},
+		{name: "other namespace", body: podYAML("a", "  namespace: other\n"), code: 400, reason: metav1.StatusReasonBadRequest, message: "the namespace of the provided object does not match the namespace sent on the request"},
+		{name: "unknown field", body: podYAML("a", "") + "    foo: 1\n", code: 400, reason: metav1.StatusReasonBadRequest, message: `strict decoding error: unknown field "spec.containers[0].foo"`, field: "spec.containers[0].foo"},
+		{name: "unknown field, lenient client", path: podsPath + "?fieldValidation=Ignore", body: podYAML("a", "") + "    foo: 1\n", code: 400, reason: metav1.StatusReasonBadRequest},
+		{name: "field twice", body: `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","name":"b"},"spec":{"containers":[{"name":"a","image":"b"}]}}`, code: 400, reason: metav1.StatusReasonBadRequest},
+		{name: "invalid", body: strings.Replace(podYAML("a", ""), "image: example.org/app:1", "imagePullPolicy: Sometimes", 1), code: 422, reason: metav1.StatusReasonInvalid, message: `Pod "a" is invalid: `, field: "spec.containers[0].image"},
+		{name: "no name", body: podYAML(`""`, ""), code: 422, reason: metav1.StatusReasonInvalid, field: "metadata.name"},
+		{name: "wrong node", body: podYAML("a", "") + "  nodeName: elsewhere\n", code: 422, reason: metav1.StatusReasonInvalid, field: "spec.nodeName"},
+		{name: "resourceVersion", body: podYAML("a", "  resourceVersion: \"5\"\n"), code: 400, reason: metav1.StatusReasonBadRequest, message: "resourceVersion should not be set on objects to be created"},
+		{name: "other kind", body: "apiVersion: apps/v1\nkind: Deployment\n", code: 400, reason: metav1.StatusReasonBadRequest, message: "must be of type Pod"},
+		{name: "resourceVersion of another type", body: podYAML("a", "  resourceVersion: 5\n"), code: 400, reason: metav1.StatusReasonBadRequest, message: "expected a string"},
+		{name: "list", body: "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(podYAML("a", ""), "\n", "\n  "), code: 400, reason: metav1.StatusReasonBadRequest, message: "must be of type Pod"},
+		{name: "field of another type", body: strings.Replace(podYAML("a", ""), "image: example.org/app:1", "image: [1]", 1), code: 400, reason: metav1.StatusReasonBadRequest, field: "spec.containers[0].image"},
+		{name: "field that is not supported", body: podYAML("a", "") + "  ephemeralContainers: [{name: x}]\n", code: 422, reason: metav1.StatusReasonInvalid, field: "spec.ephemeralContainers"},
+		{name: "deep JSON", body: strings.Repeat(`{"a":`, 200_000), media: mediaJSON, code: 400, reason: metav1.StatusReasonBadRequest},
+		{name: "deep YAML", body: strings.Repeat("[", 200_000), code: 400, reason: metav1.StatusReasonBadRequest},
+		{name: "aliases of aliases", body: "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n", code: 400, reason: metav1.StatusReasonBadRequest},
+		{name: "two", body: podYAML("a", "") + "---\n" + podYAML("b", ""), code: 400, reason: metav1.StatusReasonBadRequest, message: "one Pod, not 2"},
+		{name: "empty", body: "", code: 400, reason: metav1.StatusReasonBadRequest},
+		{name: "garbage", body: "{{{", code: 400, reason: metav1.StatusReasonBadRequest},
+		{name: "too large", body: "#" + strings.Repeat("x", maxBody), code: 413, reason: metav1.StatusReasonRequestEntityTooLarge},
+		{name: "protobuf", media: mediaProtobuf, body: "k8s\x00", code: 415, reason: metav1.StatusReasonUnsupportedMediaType},
+		{name: "text", media: "text/plain", body: "x", code: 415, reason: metav1.StatusReasonUnsupportedMediaType},
+		{name: "bad dryRun", path: podsPath + "?dryRun=Some", body: podYAML("a", ""), code: 422, reason: metav1.StatusReasonInvalid, field: "dryRun"},
+		{name: "bad fieldValidation", path: podsPath + "?fieldValidation=x", body: podYAML("a", ""), code: 400, reason: metav1.StatusReasonBadRequest},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path, media := tt.path, tt.media
+			if path == "" {
+				path = podsPath
+			}
+			if media == "" {
+				media = mediaYAML
+			}
+			s := f.call(t, "POST", path, tt.body, "Content-Type", media).status(tt.code, tt.reason)
+			if !strings.Contains(s.Message, tt.message) {
+				t.Errorf("message %q, want it to contain %q", s.Message, tt.message)
+			}
+			if tt.field != "" {
+				found := false
+				for _, c := range s.Details.Causes {
+					found = found || c.Field == tt.field
+				}
+				if !found {
+					t.Errorf("causes %+v, want one of field %s", s.Details.Causes, tt.field)
+				}
+			}
+		})
+	}
+	if recs, _ := f.store.List(); len(recs) != 2 {
+		t.Errorf("%d pods, want 2: a refused request must not create one", len(recs))
+	}
+}
+
+func TestCreateVariants(t *testing.T) {
+	f := newFixture(t, nil)
+	t.Run("dry run", func(t *testing.T) {
+		f.call(t, "POST", podsPath+"?dryRun=All", podYAML("dry", ""), "Content-Type", mediaYAML).code(201).pod()
+		f.call(t, "GET", podsPath+"/dry", "").status(404, metav1.StatusReasonNotFound)
+	})
+	t.Run("generateName", func(t *testing.T) {
+		doc := strings.Replace(podYAML("x", ""), "name: x", "generateName: job-", 1)
+		a, b := f.call(t, "POST", podsPath, doc, "Content-Type", mediaYAML).code(201).pod(), f.call(t, "POST", podsPath, doc, "Content-Type", mediaYAML).code(201).pod()
+		if a.Name == b.Name || !strings.HasPrefix(a.Name, "job-") || len(a.Name) != 9 {
+			t.Errorf("names %q and %q, want two of job-xxxxx", a.Name, b.Name)
+		}
+	})
+	t.Run("what a GET showed", func(t *testing.T) {
+		p := f.create(t, "orig", "")
+		p.Name, p.ResourceVersion = "copy", ""
+		p.Status.Phase = v1.PodRunning
+		b, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := f.call(t, "POST", podsPath, string(b), "Content-Type", mediaJSON).code(201).pod()
+		if c.UID == p.UID || c.Status.Phase != v1.PodPending {
+			t.Errorf("UID %s, phase %s: a new pod has its own UID and no status of another", c.UID, c.Status.Phase)
+		}
+		rec, _ := f.store.Get(key("copy"))
+		if s := string(rec.Canonical); strings.Contains(s, "Running") || strings.Contains(s, "creationTimestamp") || strings.Contains(s, string(p.UID)) {
+			t.Errorf("what only a server says is kept: %s", s)
+		}
+	})
+	t.Run("same manifest again after deletion", func(t *testing.T) {
+		a := f.create(t, "again", "")
+		f.call(t, "DELETE", podsPath+"/again?gracePeriodSeconds=0", "").code(200)
+		f.finish(t, "again")
+		if b := f.create(t, "again", ""); a.UID == b.UID {
+			t.Error("a pod that is created anew has a new UID")
+		}
+	})
+}
+
+func TestNegotiation(t *testing.T) {
+	f := newFixture(t, nil)
+	f.create(t, "web", "")
+	const tableAccept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+	for _, tt := range []struct {
+		accept string
+		code   int
+		media  string
+	}{
+		{"", 200, mediaJSON},
+		{"*/*", 200, mediaJSON},
+		{"application/yaml", 200, mediaYAML},
+		{"text/html, application/*;q=0.1", 200, mediaJSON},
+		{"application/yaml;q=0.1, application/json;q=0.9", 200, mediaJSON},
+		{mediaProtobuf + ",application/json", 200, mediaJSON},
+		{mediaProtobuf, 406, mediaJSON},
+		{"application/json;q=0", 406, mediaJSON},
+		{"application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", 406, mediaJSON},
+		{tableAccept, 200, mediaJSON},
+	} {
+		for _, path := range []string{podsPath, podsPath + "/web"} {
+			a := f.call(t, "GET", path, "", "Accept", tt.accept).code(tt.code)
+			if got := a.Header().Get("Content-Type"); got != tt.media {
+				t.Errorf("%s of %s: %s, want %s", tt.accept, path, got, tt.media)
+			}
+			isTable := strings.Contains(a.Body.String(), `"kind":"Table"`)
+			if want := tt.accept == tableAccept; isTable != want {
+				t.Errorf("%s of %s: table %v, want %v", tt.accept, path, isTable, want)
+			}
+		}
+	}
+	var p v1.Pod
+	if err := yaml.Unmarshal(f.call(t, "GET", podsPath+"/web", "", "Accept", mediaYAML).Body.Bytes(), &p); err != nil || p.Name != "web" {
+		t.Errorf("YAML: %v, %q", err, p.Name)
+	}
+	if a := f.call(t, "GET", podsPath+"/none", "", "Accept", mediaYAML).code(404); !strings.HasPrefix(a.Body.String(), "apiVersion: v1\n") {
+		t.Errorf("an error in YAML: %s", a.Body)
+	}
+	// A watch is JSON; the refusal is what the client can read.
+	if a := f.call(t, "GET", podsPath+"?watch=true", "", "Accept", mediaYAML).code(406); !strings.Contains(a.Body.String(), "reason: NotAcceptable") {
+		t.Errorf("a watch in YAML: %s", a.Body)
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	f := newFixture(t, nil)
+	p := f.create(t, "web", "")
+	put := func(p *v1.Pod) answer {
+		b, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.call(t, "PUT", podsPath+"/web", string(b))
+	}
+	p.Spec.Containers[0].Image = "example.org/app:2"
+	up := put(p).code(200).pod()
+	if up.Spec.Containers[0].Image != "example.org/app:2" || up.UID != p.UID || up.ResourceVersion == p.ResourceVersion {
+		t.Errorf("updated to %s, UID %s, version %s", up.Spec.Containers[0].Image, up.UID, up.ResourceVersion)
+	}
+	put(p).status(409, metav1.StatusReasonConflict) // the old resourceVersion
+
+	bad := up.DeepCopy()
+	bad.Spec.Containers[0].Command = []string{"x"}
+	if s := put(bad).status(422, metav1.StatusReasonInvalid); len(s.Details.Causes) != 1 || s.Details.Causes[0].Field != "spec" {
+		t.Errorf("causes %+v, want one of spec", s.Details.Causes)
+	}
+	renamed := up.DeepCopy()
+	renamed.Name = "other"
+	put(renamed).status(400, metav1.StatusReasonBadRequest)
+	other := up.DeepCopy()
+	other.UID = "other"
+	put(other).status(409, metav1.StatusReasonConflict)
+
+	// Without a version the change is made whatever happens meanwhile.
+	free := up.DeepCopy()
+	free.ResourceVersion = ""
+	free.Labels = map[string]string{"a": "b"}
+	f.rivals.Store(2)
+	if got := put(free).code(200).pod(); got.Labels["a"] != "b" {
+		t.Errorf("labels %v", got.Labels)
+	}
+	f.rivals.Store(changeTries)
+	put(free).status(409, metav1.StatusReasonConflict)
+	f.call(t, "PUT", podsPath+"/none", podYAML("none", ""), "Content-Type", mediaYAML).status(404, metav1.StatusReasonNotFound)
+}
+
+// TestUpdateRules: an update may change images, labels, annotations and add
+// tolerations; everything else is refused by name, whatever the verb.
+func TestUpdateRules(t *testing.T) {
+	f := newFixture(t, nil)
+	doc := podYAML("web", "  labels: {a: b}\n") + "    env: [{name: A, value: b}]\n  initContainers: [{name: init, image: i:1}]\n" +
+		// 2^53+1 is no float.
+		"  tolerations: [{key: k, operator: Exists, effect: NoExecute, tolerationSeconds: 9007199254740993}]\n"
+	p := f.call(t, "POST", podsPath, doc, "Content-Type", mediaYAML).code(201).pod()
+	shown := f.call(t, "GET", podsPath+"/web", "").Body.String()
+	if same := f.call(t, "PUT", podsPath+"/web", shown).code(200).pod(); same.ResourceVersion != p.ResourceVersion || *same.Spec.Tolerations[0].TolerationSeconds != 1<<53+1 {
+		t.Errorf("what was shown and is sent back changed the pod: version %s, %d s", same.ResourceVersion, *same.Spec.Tolerations[0].TolerationSeconds)
+	}
+	if same := f.call(t, "PUT", podsPath+"/web", doc, "Content-Type", mediaYAML).code(200).pod(); same.ResourceVersion != p.ResourceVersion {
+		t.Error("the manifest sent again changed the pod")
+	}
+	for _, tt := range []struct {
+		name  string
+		edit  func(*v1.Pod)
+		field string // of the refusal; empty: allowed
+	}{
+		{"image", func(p *v1.Pod) { p.Spec.Containers[0].Image = "x:2" }, ""},
+		{"image of an init container", func(p *v1.Pod) { p.Spec.InitContainers[0].Image = "x:2" }, ""},
+		{"labels", func(p *v1.Pod) { p.Labels = map[string]string{"c": "d"} }, ""},
+		{"annotations", func(p *v1.Pod) { p.Annotations = map[string]string{"c": "d"} }, ""},
+		{"another toleration", func(p *v1.Pod) {
+			p.Spec.Tolerations = append(p.Spec.Tolerations, v1.Toleration{Key: "new", Operator: "Exists"})
+		}, ""},
+		{"no image", func(p *v1.Pod) { p.Spec.Containers[0].Image = "" }, "spec.containers[0].image"},
+		{"a bad label", func(p *v1.Pod) { p.Labels = map[string]string{"c": "-"} }, "metadata.labels"},
+		{"environment", func(p *v1.Pod) { p.Spec.Containers[0].Env[0].Value = "c" }, "spec"},
+		{"command", func(p *v1.Pod) { p.Spec.Containers[0].Command = []string{"x"} }, "spec"},
+		{"name of a container", func(p *v1.Pod) { p.Spec.Containers[0].Name = "x" }, "spec"},
+		{"another container", func(p *v1.Pod) { p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "x", Image: "x"}) }, "spec.containers"},
+		{"restart policy", func(p *v1.Pod) { p.Spec.RestartPolicy = v1.RestartPolicyNever }, "spec"},
+		{"host network", func(p *v1.Pod) { p.Spec.HostNetwork = true }, "spec"},
+		{"node", func(p *v1.Pod) { p.Spec.NodeName = "elsewhere" }, "spec.nodeName"},
+		{"grace period", func(p *v1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(1)) }, "spec"},
+		{"a toleration less", func(p *v1.Pod) { p.Spec.Tolerations = nil }, "spec.tolerations"},
+		{"a field that is not supported", func(p *v1.Pod) { p.Spec.Hostname = "x" }, "spec.hostname"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var now v1.Pod
+			f.call(t, "GET", podsPath+"/web", "").into(&now)
+			rv := now.ResourceVersion
+			old, err := json.Marshal(now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.edit(&now)
+			edited, err := json.Marshal(now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			patch, err := jsonpatch.CreateMergePatch(old, edited)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.field == "" {
+				if up := f.call(t, "PUT", podsPath+"/web", string(edited)).code(200).pod(); up.ResourceVersion == rv || up.UID != now.UID {
+					t.Errorf("version %s after %s, UID %s after %s", up.ResourceVersion, rv, up.UID, now.UID)
+				}
+				return
+			}
+			for method, body := range map[string]string{"PUT": string(edited), "PATCH": string(patch)} {
+				media := map[string]string{"PUT": mediaJSON, "PATCH": "application/merge-patch+json"}[method]
+				s := f.call(t, method, podsPath+"/web", body, "Content-Type", media).status(422, metav1.StatusReasonInvalid)
+				if len(s.Details.Causes) == 0 || s.Details.Causes[0].Field != tt.field || s.Details.Name != "web" || s.Details.Kind != "Pod" {
+					t.Errorf("%s: details %+v, want the field %s", method, s.Details, tt.field)
+				}
+			}
+			if after := f.pod(t, "web"); after.ResourceVersion != rv {
+				t.Error("a refused update changed the pod")
+			}
+		})
+	}
+}
+
+func TestPatch(t *testing.T) {
+	const (
+		merge     = "application/merge-patch+json"
+		strategic = "application/strategic-merge-patch+json"
+		jsonPatch = "application/json-patch+json"
+	)
+	f := newFixture(t, nil)
+	f.create(t, "web", "  labels: {a: b}\n")
+	patch := func(media, patch string) answer {
+		return f.call(t, "PATCH", podsPath+"/web", patch, "Content-Type", media)
+	}
+
+	p := patch(strategic, `{"spec":{"containers":[{"name":"app","image":"example.org/app:2"}]},"metadata":{"labels":{"c":"d"}}}`).code(200).pod()
+	if len(p.Spec.Containers) != 1 || p.Spec.Containers[0].Image != "example.org/app:2" || p.Labels["a"] != "b" || p.Labels["c"] != "d" {
+		t.Errorf("strategic: containers are merged by name, labels by key; got %+v, %v", p.Spec.Containers, p.Labels)
+	}
+	p = patch(merge, `{"metadata":{"labels":{"a":null}}}`).code(200).pod()
+	if _, ok := p.Labels["a"]; ok || p.Labels["c"] != "d" {
+		t.Errorf("merge: labels %v, want c alone", p.Labels)
+	}
+	p = patch(jsonPatch, `[{"op":"test","path":"/metadata/labels/c","value":"d"},{"op":"replace","path":"/spec/containers/0/image","value":"example.org/app:3"}]`).code(200).pod()
+	if p.Spec.Containers[0].Image != "example.org/app:3" {
+		t.Errorf("JSON patch: image %s", p.Spec.Containers[0].Image)
+	}
+	patch(jsonPatch, `[{"op":"test","path":"/metadata/labels/c","value":"x"}]`).status(422, metav1.StatusReasonInvalid)
+	patch(jsonPatch, `{}`).status(400, metav1.StatusReasonBadRequest)
+	patch(jsonPatch, "["+strings.Repeat(`{"op":"remove","path":"/x"},`, maxPatchOperations)+`{"op":"remove","path":"/x"}]`).status(413, metav1.StatusReasonRequestEntityTooLarge)
+	// CVE-2019-1002100: a few copies would double the pod each time.
+	doubling := `[{"op":"add","path":"/metadata/annotations","value":{"x":"` + strings.Repeat("y", 1000) + `"}}`
+	for i := range 40 {
+		doubling += fmt.Sprintf(`,{"op":"copy","from":"/metadata","path":"/metadata/x%d"}`, i)
+	}
+	patch(jsonPatch, doubling+"]").status(413, metav1.StatusReasonRequestEntityTooLarge)
+	many := `[{"op":"add","path":"/metadata/x","value":1}` + strings.Repeat(`,{"op":"copy","from":"/metadata/x","path":"/metadata/y"}`, maxPatchCopies+1)
+	patch(jsonPatch, many+"]").status(413, metav1.StatusReasonRequestEntityTooLarge)
+	patch(merge, `[]`).status(400, metav1.StatusReasonBadRequest)
+	patch(strategic, `nonsense`).status(400, metav1.StatusReasonBadRequest)
+	patch(strategic, `{"spec":{"containers":[{"name":"new","image":"x"}]}}`).status(422, metav1.StatusReasonInvalid)
+	patch(merge, `{"spec":{"foo":1}}`).status(400, metav1.StatusReasonBadRequest)
+	patch(merge, `{"metadata":{"resourceVersion":"1"}}`).status(409, metav1.StatusReasonConflict)
+	patch("application/apply-patch+yaml", podYAML("web", "")).status(415, metav1.StatusReasonUnsupportedMediaType)
+	patch(mediaJSON, `{}`).status(415, metav1.StatusReasonUnsupportedMediaType)
+
+	f.rivals.Store(2)
+	if p := patch(merge, `{"metadata":{"labels":{"e":"f"}}}`).code(200).pod(); p.Labels["e"] != "f" {
+		t.Errorf("after conflicts: labels %v", p.Labels)
+	}
+	before, _ := f.store.Get(key("web"))
+	f.call(t, "PATCH", podsPath+"/web?dryRun=All", `{"metadata":{"labels":{"g":"h"}}}`, "Content-Type", merge).code(200)
+	if after, _ := f.store.Get(key("web")); after.Pod.ResourceVersion != before.Pod.ResourceVersion {
+		t.Error("a dry run changed the pod")
+	}
+}
+
+func TestDelete(t *testing.T) {
+	f := newFixture(t, nil)
+	p := f.create(t, "web", "")
+	f.call(t, "DELETE", podsPath+"/none", "").status(404, metav1.StatusReasonNotFound)
+	f.call(t, "DELETE", podsPath+"/web", `{"preconditions":{"uid":"other"}}`).status(409, metav1.StatusReasonConflict)
+	f.call(t, "DELETE", podsPath+"/web", `{"preconditions":{"resourceVersion":"1"}}`).status(409, metav1.StatusReasonConflict)
+	f.call(t, "DELETE", podsPath+"/web", `{"gracePeriod":1}`).status(400, metav1.StatusReasonBadRequest)
+	f.call(t, "DELETE", podsPath+"/web?gracePeriodSeconds=soon", "").status(400, metav1.StatusReasonBadRequest)
+	if got := f.call(t, "DELETE", podsPath+"/web?dryRun=All", "").code(200).pod(); got.DeletionTimestamp != nil {
+		t.Error("a dry run deleted the pod")
+	}
+	got := f.call(t, "DELETE", podsPath+"/web?propagationPolicy=Background",
+		`{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":7,"preconditions":{"uid":"`+string(p.UID)+`"}}`).code(200).pod()
+	if got.DeletionTimestamp == nil || *got.DeletionGracePeriodSeconds != 7 {
+		t.Errorf("deletion %v, grace %v, want 7 s", got.DeletionTimestamp, got.DeletionGracePeriodSeconds)
+	}
+	// What ends is still there, cannot be changed any more, and can be hurried.
+	if p := f.call(t, "GET", podsPath+"/web", "").code(200).pod(); p.DeletionTimestamp == nil {
+		t.Error("the pod does not show that it ends")
+	}
+	f.call(t, "PATCH", podsPath+"/web", `{"metadata":{"labels":{"a":"b"}}}`, "Content-Type", "application/merge-patch+json").status(409, metav1.StatusReasonConflict)
+	if got := f.call(t, "DELETE", podsPath+"/web?gracePeriodSeconds=-1", "").code(200).pod(); *got.DeletionGracePeriodSeconds != 1 {
+		t.Errorf("a negative grace became %d s, want 1", *got.DeletionGracePeriodSeconds)
+	}
+	f.finish(t, "web")
+	f.call(t, "GET", podsPath+"/web", "").status(404, metav1.StatusReasonNotFound)
+}
+
+// TestForeign: pods of other sources are read only here.
+func TestForeign(t *testing.T) {
+	f := newFixture(t, nil)
+	f.fromFile(t, "static")
+	f.create(t, "mine", "")
+	f.create(t, "labelled", "  labels: {a: b}\n")
+	for _, method := range []string{"PUT", "DELETE"} {
+		s := f.call(t, method, podsPath+"/static", map[string]string{"PUT": podYAML("static", "")}[method], "Content-Type", mediaYAML).status(403, metav1.StatusReasonForbidden)
+		if !strings.Contains(s.Message, "/etc/manifests/static.yaml") {
+			t.Errorf("%s: message %q does not name the file", method, s.Message)
+		}
+	}
+	f.call(t, "PATCH", podsPath+"/static", `{}`, "Content-Type", "application/merge-patch+json").status(403, metav1.StatusReasonForbidden)
+
+	var list v1.PodList
+	f.call(t, "DELETE", podsPath+"?labelSelector=a%3Db&gracePeriodSeconds=0", "").code(200).into(&list)
+	if len(list.Items) != 1 || list.Items[0].Name != "labelled" {
+		t.Errorf("deleted %v, want the labelled one", list.Items)
+	}
+	f.call(t, "DELETE", podsPath, `{"gracePeriodSeconds":0}`).code(200)
+	recs, _ := f.store.List()
+	for _, rec := range recs {
+		if ends := rec.Pod.DeletionTimestamp != nil; ends != (rec.Source == store.SourcePush) {
+			t.Errorf("pod %s of source %s ends: %v", rec.Pod.Name, rec.Source, ends)
+		}
+	}
+}
+
+// TestPaths: what is not served is told as a Status, whatever the verb.
+func TestPaths(t *testing.T) {
+	f := newFixture(t, nil)
+	f.create(t, "web", "")
+	for _, tt := range []struct {
+		method, path string
+		code         int
+		reason       metav1.StatusReason
+	}{
+		{"GET", "/", 404, metav1.StatusReasonNotFound},
+		{"GET", "/api/v2", 404, metav1.StatusReasonNotFound},
+		{"GET", "/api/v1/nodes", 404, metav1.StatusReasonNotFound},
+		{"GET", "/api/v1/namespaces", 404, metav1.StatusReasonNotFound},
+		{"GET", "/api/v1/namespaces/default", 404, metav1.StatusReasonNotFound},
+		{"GET", "/api/v1/namespaces//pods", 404, metav1.StatusReasonNotFound},
+		{"GET", "/api/v1/namespaces/default/services", 404, metav1.StatusReasonNotFound},
+		{"GET", podsPath + "/web/ephemeralcontainers", 404, metav1.StatusReasonNotFound},
+		{"GET", podsPath + "/web/log/x", 404, metav1.StatusReasonNotFound},
+		{"GET", podsPath + "/..%2f..", 404, metav1.StatusReasonNotFound},
+		{"GET", "/api/v1/pods/web", 404, metav1.StatusReasonNotFound},
+		{"POST", "/api/v1/pods", 405, metav1.StatusReasonMethodNotAllowed},
+		{"DELETE", "/api/v1/pods", 405, metav1.StatusReasonMethodNotAllowed},
+		{"PUT", podsPath, 405, metav1.StatusReasonMethodNotAllowed},
+		{"POST", podsPath + "/web", 405, metav1.StatusReasonMethodNotAllowed},
+		{"PUT", podsPath + "/web/status", 405, metav1.StatusReasonMethodNotAllowed},
+		{"PATCH", podsPath + "/web/status", 405, metav1.StatusReasonMethodNotAllowed},
+		{"POST", podsPath + "/web/log", 405, metav1.StatusReasonMethodNotAllowed},
+		{"DELETE", podsPath + "/web/exec", 405, metav1.StatusReasonMethodNotAllowed},
+		{"POST", "/api/v1/namespaces/default/events", 405, metav1.StatusReasonMethodNotAllowed},
+		{"POST", "/version", 405, metav1.StatusReasonMethodNotAllowed},
+		{"OPTIONS", podsPath, 405, metav1.StatusReasonMethodNotAllowed},
+		{"GET", podsPath + "?watch=perhaps", 400, metav1.StatusReasonBadRequest},
+	} {
+		t.Run(tt.method+" "+tt.path, func(t *testing.T) { f.call(t, tt.method, tt.path, "").status(tt.code, tt.reason) })
+	}
+	f.call(t, http.MethodHead, podsPath+"/web", "").code(200)
+	f.call(t, "GET", podsPath+"/", "").code(200)
+}
