@@ -14,7 +14,7 @@ import (
 
 // maxErrors is how many errors one document reports; a file that is something
 // else altogether would give thousands.
-const maxErrors = 20
+const maxErrors = 50
 
 // maxQuantity is the longest text of a quantity that is looked at: longer ones
 // are either out of range or an attempt to make us compute with huge numbers.
