@@ -116,6 +116,7 @@ func (a *app) tuneMemory() {
 
 func (a *app) configCmd() *cobra.Command {
 	s := &settings{app: a}
+	quiet := false
 	c := &cobra.Command{
 		Use:   "config",
 		Short: "Print the effective configuration, with defaults",
@@ -123,17 +124,21 @@ func (a *app) configCmd() *cobra.Command {
 file, the flags over it, and defaults for the rest. The output is a valid
 configuration file; it holds the values of manifestURLHeader as they are.`,
 		Example: `  nodeagent config
-  nodeagent config --config ./nodeagent.yaml --listen none`,
+  nodeagent config --config ./nodeagent.yaml --listen none
+
+  # is it good?
+  nodeagent config --quiet --config ./nodeagent.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := s.load()
-			if err != nil {
+			if err != nil || quiet {
 				return err
 			}
 			return cfg.Print(a.streams.Out)
 		},
 	}
 	s.bind(c)
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing, only check it")
 	return c
 }
 

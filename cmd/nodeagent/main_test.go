@@ -162,6 +162,13 @@ func TestConfiguration(t *testing.T) {
 		t.Error("a reload takes a file that a start would not")
 	}
 
+	if code := p.main(t, "config", "--quiet", "--config", file); code != 1 || !strings.Contains(p.err.String(), "bogus") {
+		t.Errorf("--quiet: code %d, %s", code, &p.err)
+	}
+	write("")
+	if code := p.main(t, "config", "--quiet", "--config", file); code != 0 || p.out.Len()+p.err.Len() > 0 {
+		t.Errorf("--quiet: code %d, %s%s", code, &p.out, &p.err)
+	}
 	if code := p.main(t, "config", "--listen", "none", "--manifest-url", "http://h/p", "--manifest-url-header", "A=b"); code != 0 {
 		t.Fatalf("code %d: %s", code, &p.err)
 	}
