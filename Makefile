@@ -13,6 +13,11 @@ SYSCONFDIR ?= /etc
 UNITDIR    ?= /lib/systemd/system
 DESTDIR    ?=
 
+# What install installs. The configuration is root's: it may hold a token.
+BIN            ?= bin/nodeagent
+CONFIG         = $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml
+DEFAULT_CONFIG = sed 's|/etc/nodeagent|$(SYSCONFDIR)/nodeagent|g' systemd/nodeagent.yaml
+
 # The tiers that need no node: every package but the node tier's.
 UNIT = $$(go list ./... | grep -v -e /test/node)
 NODE_TIMEOUT ?= 20m
@@ -91,25 +96,23 @@ test-container: go deps-test ## the node tier inside a privileged container
 
 .PHONY: install
 install: ## binary, unit, configuration and folders, below $(DESTDIR)
-	@test -x bin/nodeagent || { echo "install: run make build first" >&2; exit 1; }
+	@test -x $(BIN) || { echo "install: run make build first" >&2; exit 1; }
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SYSCONFDIR)/nodeagent/manifests $(DESTDIR)$(UNITDIR)
 	install -d -m 0700 $(DESTDIR)/var/lib/nodeagent
-	install -m 0755 bin/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
+	install -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/nodeagent
 	sed 's|/usr/bin/nodeagent|$(PREFIX)/bin/nodeagent|; s|/etc/nodeagent|$(SYSCONFDIR)/nodeagent|' systemd/nodeagent.service >$(DESTDIR)$(UNITDIR)/nodeagent.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/nodeagent.service
-	@if [ -e $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml ]; then \
-	  if cmp -s systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; then :; else \
-	    echo "install: kept your $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; the new default is nodeagent.yaml.dist beside it"; \
-	    install -m 0644 systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml.dist; fi; \
-	else install -m 0644 systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; fi
+	@umask 077; $(DEFAULT_CONFIG) >$(CONFIG).dist
+	@if cmp -s $(CONFIG).dist $(CONFIG) || ! test -e $(CONFIG); then mv $(CONFIG).dist $(CONFIG); \
+	else echo "install: kept your $(CONFIG); the new default is nodeagent.yaml.dist beside it"; fi
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; \
 	  echo "install: start it with: systemctl enable --now nodeagent"; fi
 
 .PHONY: uninstall
 uninstall: ## what install put there, but for a changed configuration and the state
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now nodeagent 2>/dev/null || true; fi
-	rm -f $(DESTDIR)$(PREFIX)/bin/nodeagent $(DESTDIR)$(UNITDIR)/nodeagent.service $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml.dist
-	@if cmp -s systemd/nodeagent.yaml $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; then rm -f $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml; fi
+	rm -f $(DESTDIR)$(PREFIX)/bin/nodeagent $(DESTDIR)$(UNITDIR)/nodeagent.service $(CONFIG).dist
+	@if $(DEFAULT_CONFIG) | cmp -s - $(CONFIG); then rm -f $(CONFIG); fi
 	@for d in $(DESTDIR)$(SYSCONFDIR)/nodeagent/manifests $(DESTDIR)$(SYSCONFDIR)/nodeagent $(DESTDIR)/var/lib/nodeagent; do \
 	  rmdir $$d 2>/dev/null || test ! -e $$d || echo "uninstall: kept $$d: it is not empty"; done
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

@@ -4,15 +4,12 @@ set -eu
 
 cd "$(dirname "$0")/.."
 hack/build-tools.sh nfpm
-# A Debian version begins with a digit; a bare commit becomes 0~git.COMMIT, which
-# sorts before every release.
-v=${1#v}
-case $v in [0-9]*.*) ;; *) v="0~git.$v" ;; esac
-VERSION=$(echo "$v" | tr - '~')
+VERSION=$(hack/deb/version "$1" "$(git rev-list --count HEAD 2>/dev/null || echo 0)")
 ARCH=$(go env GOARCH)
 ROOT=$PWD
 export VERSION ARCH ROOT
 mkdir -p dist
+rm -f dist/nodeagent_*_"$ARCH".deb # dist/*.deb is one package
 # nfpm expands variables in some fields only, so all are filled in here.
 conf=$(mktemp)
 trap 'rm -f "$conf"' EXIT

@@ -35,7 +35,7 @@ echo "verify: staticcheck"
 "$tools/staticcheck" ./...
 
 echo "verify: shell scripts parse"
-for f in hack/*.sh hack/run-demo hack/test-container .ci/run; do sh -n "$f"; done
+for f in hack/*.sh hack/deb/[pv]* hack/run-demo hack/test-container .ci/run; do sh -n "$f"; done
 
 echo "verify: known vulnerabilities"
 # Only the database's absence is forgiven: a machine without a way to it.
