@@ -36,9 +36,11 @@ func (s *Server) discovery(w http.ResponseWriter, r *http.Request, path string) 
 		v = metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions", APIVersion: "v1"}, Versions: []string{"v1"},
 			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
 	case "apis":
-		v = metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{agentGroup(false)}}
+		// kubectl calls a group without resources an incomplete answer, so that the
+		// agent's own is not listed; see agentResources.
+		v = metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
 	case "apis/" + api.Group:
-		v = agentGroup(true)
+		v = agentGroup()
 	case "apis/" + api.APIVersion:
 		v = agentResources()
 	case "api/v1":
@@ -83,13 +85,12 @@ func notServed() error {
 	}}
 }
 
-func agentGroup(alone bool) metav1.APIGroup {
+func agentGroup() metav1.APIGroup {
 	v := metav1.GroupVersionForDiscovery{GroupVersion: api.APIVersion, Version: api.Version}
-	g := metav1.APIGroup{Name: api.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
-	if alone {
-		g.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
+	return metav1.APIGroup{
+		TypeMeta: metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"},
+		Name:     api.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v,
 	}
-	return g
 }
 
 // agentResources is empty on purpose: the agent's own paths answer lists of
