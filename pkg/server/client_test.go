@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -164,7 +165,7 @@ func wantErr(t *testing.T, what string, err error, is func(error) bool) {
 
 func TestClientGoDiscovery(t *testing.T) {
 	_, config := remote(t)
-	d := clientset(t, config).Discovery()
+	d := memory.NewMemCacheClient(clientset(t, config).Discovery())
 	if v, err := d.ServerVersion(); err != nil || v.Major != "1" {
 		t.Errorf("version %+v, %v", v, err)
 	}

@@ -75,6 +75,11 @@ func resourceVersion(doc map[string]any) (string, error) {
 	return "", apierrors.NewBadRequest("metadata.resourceVersion: expected a string")
 }
 
+// serverAnnotations are the ones that the store adds to what it shows.
+func serverAnnotations() []string {
+	return []string{pod.AnnotationOrigin, pod.AnnotationConfigSource, pod.AnnotationConfigHash, pod.AnnotationConfigSeen}
+}
+
 // stripServerSide removes what only a server may say, and reports whether there
 // was any.
 func stripServerSide(doc map[string]any, create bool) bool {
@@ -97,7 +102,7 @@ func stripServerSide(doc map[string]any, create bool) bool {
 		drop(meta, "uid")
 	}
 	if a, ok := meta["annotations"].(map[string]any); ok {
-		drop(a, pod.AnnotationOrigin, pod.AnnotationConfigSource, pod.AnnotationConfigHash, pod.AnnotationConfigSeen)
+		drop(a, serverAnnotations()...)
 		if len(a) == 0 {
 			delete(meta, "annotations")
 		}

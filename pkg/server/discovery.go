@@ -9,8 +9,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
-
-	"github.com/nodeagent/nodeagent/pkg/server/api"
 )
 
 // kubeVersion is the Kubernetes whose API this one agrees with.
@@ -20,11 +18,10 @@ const (
 )
 
 // discovery answers what is served, so that clients such as kubectl find their
-// way. Only what works is listed.
+// way. Only what works is listed: the agent's own paths answer lists of plain
+// items, which are not resources with names that kubectl could get, and a group
+// without resources makes it fail.
 func (s *Server) discovery(w http.ResponseWriter, r *http.Request, path string) error {
-	if err := onlyGet(r); err != nil {
-		return err
-	}
 	var v any
 	switch path {
 	case "version":
@@ -36,13 +33,7 @@ func (s *Server) discovery(w http.ResponseWriter, r *http.Request, path string) 
 		v = metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions", APIVersion: "v1"}, Versions: []string{"v1"},
 			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
 	case "apis":
-		// kubectl calls a group without resources an incomplete answer, so that the
-		// agent's own is not listed; see agentResources.
 		v = metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
-	case "apis/" + api.Group:
-		v = agentGroup()
-	case "apis/" + api.APIVersion:
-		v = agentResources()
 	case "api/v1":
 		v = coreResources()
 	case "openapi/v3":
@@ -51,6 +42,9 @@ func (s *Server) discovery(w http.ResponseWriter, r *http.Request, path string) 
 		v = openAPI(s.gitVersion())
 	default:
 		return notServed()
+	}
+	if err := onlyGet(r); err != nil {
+		return err
 	}
 	f, err := negotiate(r, false, false)
 	if err != nil {
@@ -83,23 +77,6 @@ func notServed() error {
 		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
 		Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{},
 	}}
-}
-
-func agentGroup() metav1.APIGroup {
-	v := metav1.GroupVersionForDiscovery{GroupVersion: api.APIVersion, Version: api.Version}
-	return metav1.APIGroup{
-		TypeMeta: metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"},
-		Name:     api.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v,
-	}
-}
-
-// agentResources is empty on purpose: the agent's own paths answer lists of
-// plain items, which are not resources with names that kubectl could get.
-func agentResources() metav1.APIResourceList {
-	return metav1.APIResourceList{
-		TypeMeta:     metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"},
-		GroupVersion: api.APIVersion, APIResources: []metav1.APIResource{},
-	}
 }
 
 func coreResources() metav1.APIResourceList {
@@ -141,8 +118,9 @@ func openAPI(version string) any {
 		}
 	}
 	return map[string]any{
-		"openapi": "3.0.0",
-		"info":    map[string]any{"title": "nodeagent", "version": version},
+		"openapi":    "3.0.0",
+		"info":       map[string]any{"title": "nodeagent", "version": version},
+		"components": map[string]any{"schemas": map[string]any{}},
 		"paths": map[string]any{
 			"/api/v1/namespaces/{namespace}/pods":        map[string]any{"post": operation("post")},
 			"/api/v1/namespaces/{namespace}/pods/{name}": map[string]any{"put": operation("put"), "patch": operation("patch")},

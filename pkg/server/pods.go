@@ -3,10 +3,12 @@ package server
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -247,9 +249,7 @@ func (s *Server) replace(r *http.Request, rec store.Record, raw []byte, dry bool
 		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, key.Name, errs)
 	}
 	if dry {
-		p := shown(o.Pod)
-		p.ResourceVersion, p.CreationTimestamp, p.Status = old.ResourceVersion, old.CreationTimestamp, old.Status
-		return p, nil
+		return preview(old, o), nil
 	}
 	// The rules were checked against this revision; nothing else may have come
 	// between. Without a wish of the client's the caller tries again.
@@ -258,6 +258,21 @@ func (s *Server) replace(r *http.Request, rec store.Record, raw []byte, dry bool
 		return nil, err
 	}
 	return shown(p), nil
+}
+
+// preview is what the pod would be shown as once it is o.
+func preview(old *v1.Pod, o manifest.Object) *v1.Pod {
+	p := shown(old)
+	p.Labels, p.Annotations, p.Spec = o.Pod.Labels, map[string]string{}, o.Pod.Spec
+	maps.Copy(p.Annotations, o.Pod.Annotations)
+	for _, a := range serverAnnotations() {
+		p.Annotations[a] = old.Annotations[a]
+	}
+	p.Annotations[pod.AnnotationConfigHash] = o.SpecHash
+	if !apiequality.Semantic.DeepEqual(old.Spec, p.Spec) {
+		p.Generation++
+	}
+	return p
 }
 
 func conflict(name string) error {

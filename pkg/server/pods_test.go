@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -376,7 +377,17 @@ func TestPatch(t *testing.T) {
 	if p := patch(merge, `{"metadata":{"labels":{"e":"f"}}}`).code(200).pod(); p.Labels["e"] != "f" {
 		t.Errorf("after conflicts: labels %v", p.Labels)
 	}
+	// What a dry run shows is what the change would.
 	before, _ := f.store.Get(key("web"))
+	image := `{"spec":{"containers":[{"name":"app","image":"example.org/app:9"}]}}`
+	dry := f.call(t, "PATCH", podsPath+"/web?dryRun=All", image, "Content-Type", strategic).code(200).pod()
+	defer func() {
+		real := patch(strategic, image).code(200).pod()
+		dry.ResourceVersion = real.ResourceVersion
+		if !reflect.DeepEqual(dry, real) {
+			t.Errorf("a dry run shows %+v, the change %+v", dry, real)
+		}
+	}()
 	f.call(t, "PATCH", podsPath+"/web?dryRun=All", `{"metadata":{"labels":{"g":"h"}}}`, "Content-Type", merge).code(200)
 	if after, _ := f.store.Get(key("web")); after.Pod.ResourceVersion != before.Pod.ResourceVersion {
 		t.Error("a dry run changed the pod")
@@ -451,6 +462,7 @@ func TestPaths(t *testing.T) {
 		{"GET", "/", 404, metav1.StatusReasonNotFound},
 		{"GET", "/api/v2", 404, metav1.StatusReasonNotFound},
 		{"GET", "/api/v1/nodes", 404, metav1.StatusReasonNotFound},
+		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", 404, metav1.StatusReasonNotFound},
 		{"GET", "/api/v1/namespaces", 404, metav1.StatusReasonNotFound},
 		{"GET", "/api/v1/namespaces/default", 404, metav1.StatusReasonNotFound},
 		{"GET", "/api/v1/namespaces//pods", 404, metav1.StatusReasonNotFound},

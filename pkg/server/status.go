@@ -31,10 +31,6 @@ func toStatus(err error, what, name string) metav1.Status {
 	if errors.As(err, &api) {
 		return api.Status()
 	}
-	var refused *manifest.Error
-	if errors.As(err, &refused) {
-		return invalid(name, manifestErrors(err)).Status()
-	}
 	var s *apierrors.StatusError
 	res := resource(what)
 	switch {
@@ -82,30 +78,6 @@ func kindOf(what string) string {
 		return "Event"
 	}
 	return what
-}
-
-// manifestErrors collects every *manifest.Error in a tree of joined errors.
-func manifestErrors(err error) []*manifest.Error {
-	var out []*manifest.Error
-	var walk func(error)
-	walk = func(err error) {
-		if m, ok := err.(*manifest.Error); ok {
-			out = append(out, m)
-			return
-		}
-		switch u := err.(type) {
-		case interface{ Unwrap() []error }:
-			for _, e := range u.Unwrap() {
-				walk(e)
-			}
-		case interface{ Unwrap() error }:
-			if e := u.Unwrap(); e != nil {
-				walk(e)
-			}
-		}
-	}
-	walk(err)
-	return out
 }
 
 // invalid is the 422 that names every refused field as a cause.
