@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -61,7 +62,7 @@ func container(in Input, spec *v1.Container, old *v1.ContainerStatus, waiting st
 		st.Ready, started = true, true
 	case runtime.StateExited:
 		end := terminated(in, cur)
-		if waits {
+		if waits && lifecycle.Restarts(in.Pod, cur) {
 			// It will run again: what it waits for is its state, the exit its last one.
 			st.State.Waiting = &wait
 			prev, st.LastTerminationState.Terminated = nil, end

@@ -94,6 +94,7 @@ const (
 
 func TestPhaseAndContainers(t *testing.T) {
 	crash := map[string]v1.ContainerStateWaiting{"a": {Reason: ReasonCrashLoopBackOff}}
+	cannot := map[string]v1.ContainerStateWaiting{"a": {Reason: "RunContainerError"}}
 	for name, tc := range map[string]struct {
 		policy    v1.RestartPolicy
 		init, app string
@@ -115,6 +116,8 @@ func TestPhaseAndContainers(t *testing.T) {
 		"init gone, app runs":    {init: "i", app: "a", observed: observe(true, "i", "a=running"), want: "Running " + all3 + "i=waits:PodInitializing a=running*"},
 		"succeeded":              {policy: v1.RestartPolicyNever, app: "a b", observed: observe(false, "", "a=exited:0", "b=exited:0"), want: "Succeeded +Initialized a=Completed:0 b=Completed:0"},
 		"failed":                 {policy: v1.RestartPolicyNever, app: "a b", observed: observe(false, "", "a=exited:0", "b=exited:137"), want: "Failed +Initialized a=Completed:0 b=Error:137"},
+		"cannot start, for good": {policy: v1.RestartPolicyNever, app: "a", observed: observe(true, "", "a=exited:128"), waiting: cannot, want: "Failed " + up + "+Initialized a=Error:128"},
+		"cannot start":           {app: "a", observed: observe(true, "", "a=exited:128"), waiting: cannot, want: "Running " + up + "+Initialized a=waits:RunContainerError,last:128"},
 		"one still runs":         {policy: v1.RestartPolicyNever, app: "a b", observed: observe(true, "", "a=exited:1", "b=running"), want: "Running " + up + "+Initialized a=Error:1 b=running*"},
 		"on failure, ok":         {policy: v1.RestartPolicyOnFailure, app: "a", observed: observe(true, "", "a=exited:0#1", "a=exited:1#0"), want: "Succeeded " + up + "+Initialized a=Completed:0,last:1#1"},
 		"on failure, again":      {policy: v1.RestartPolicyOnFailure, app: "a", observed: observe(true, "", "a=exited:1"), want: "Running " + up + "+Initialized a=Error:1"},

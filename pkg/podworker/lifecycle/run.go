@@ -15,7 +15,7 @@ func Final(p *v1.Pod, o runtime.Pod) bool {
 	}
 	for i := range p.Spec.Containers {
 		c := o.Newest(p.Spec.Containers[i].Name)
-		if c == nil || c.State != runtime.StateExited || restarts(p, c) {
+		if c == nil || c.State != runtime.StateExited || Restarts(p, c) {
 			return false
 		}
 	}
@@ -35,8 +35,8 @@ func InitFailed(p *v1.Pod, o runtime.Pod) bool {
 	return false
 }
 
-// restarts says whether the restart policy wants another run after this exit.
-func restarts(p *v1.Pod, c *runtime.Container) bool {
+// Restarts says whether the restart policy wants another run after this exit.
+func Restarts(p *v1.Pod, c *runtime.Container) bool {
 	switch p.Spec.RestartPolicy {
 	case v1.RestartPolicyNever:
 		return false
@@ -200,7 +200,7 @@ func step(in Input, sandbox *runtime.Sandbox, spec *v1.Container, init bool, pla
 		if imageChanged(spec, c) {
 			break
 		}
-		if !init && !restarts(in.Pod, c) {
+		if !init && !Restarts(in.Pod, c) {
 			return
 		}
 		// A container of an older sandbox did not crash: its sandbox did, or
