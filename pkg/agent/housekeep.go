@@ -48,7 +48,8 @@ func (a *agent) housekeep(ctx context.Context) error {
 		if n == nil {
 			continue
 		}
-		if a.importImages(ctx, n.client) {
+		pause, images := a.keepPause(ctx, n.client), a.importImages(ctx, n.client)
+		if pause || images {
 			n.workers.WakeAll()
 		}
 		a.look(ctx, n)

@@ -227,16 +227,22 @@ func (a *agent) credentialsFile() string {
 	return a.statePath("config.json")
 }
 
+// sandboxImage is what the runtime makes sandboxes from.
+func (a *agent) sandboxImage(ctx context.Context, client *runtime.Client) (string, error) {
+	ref, err := client.SandboxImage(ctx)
+	if ref == "" {
+		ref = a.pauseImage()
+	}
+	return ref, err
+}
+
 // importPause puts our pause image where the runtime looks for its sandbox
 // image, unless it has one, and keeps it from being collected: pods then start
 // with no registry in reach.
 func (a *agent) importPause(ctx context.Context, client *runtime.Client) error {
-	ref, err := client.SandboxImage(ctx)
+	ref, err := a.sandboxImage(ctx, client)
 	if err != nil {
 		return err
-	}
-	if ref == "" {
-		ref = a.pauseImage()
 	}
 	_, err = client.ImageStatus(ctx, ref)
 	if errors.Is(err, errdefs.ErrNotFound) {
@@ -249,6 +255,24 @@ func (a *agent) importPause(ctx context.Context, client *runtime.Client) error {
 		return fmt.Errorf("sandbox image %s: %w", ref, err)
 	}
 	return client.PinImage(ctx, ref)
+}
+
+// keepPause brings the sandbox image back when somebody removed it, as
+// `crictl rmi --prune` does on a containerd that knows no pinned images.
+func (a *agent) keepPause(ctx context.Context, client *runtime.Client) (news bool) {
+	ref, err := a.sandboxImage(ctx, client)
+	if err == nil {
+		_, err = client.ImageStatus(ctx, ref)
+	}
+	if !errors.Is(err, errdefs.ErrNotFound) {
+		return false
+	}
+	if err := a.importPause(ctx, client); err != nil {
+		a.log.Warn("cannot import the pause image again; will try again", "err", err)
+		return false
+	}
+	a.log.Info("imported the pause image again: somebody removed it", "image", ref)
+	return true
 }
 
 // importImages imports the archives that lie in the state folder.

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,8 @@ type Client struct {
 	mu     sync.Mutex
 	about  *about // nil: ask again
 	events string // how events arrive; see Info.Events
+	// lacked is the sandbox image that the runtime could not pull last.
+	lacked string
 }
 
 // about is what a runtime says of itself and keeps until it is restarted.
@@ -258,11 +261,23 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 }
 
 // SandboxImage is the pause image that the runtime is configured with; "" when
-// the runtime does not say.
+// it does not say, as containerd 2.x, and has not failed to pull it yet.
 func (c *Client) SandboxImage(ctx context.Context) (string, error) {
 	a, err := c.describe(ctx)
 	if err != nil {
 		return "", err
 	}
-	return a.sandboxImage, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return cmp.Or(a.sandboxImage, c.lacked), nil
+}
+
+// noteLacked learns the sandbox image from the error of a runtime that cannot
+// pull it: containerd 2.x tells its name nowhere else.
+func (c *Client) noteLacked(err error) {
+	if name := lackedImage(err); name != "" {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.lacked = name
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -80,8 +81,8 @@ func kindOfPlain(op string, err error) error {
 	return e
 }
 
-// kindsOfText reads what containerd sends without a code. It is the only place
-// that looks at the text of an error: the name registrar and a full disk have
+// kindsOfText reads what containerd sends without a code. Nobody outside of this
+// file looks at the text of an error: the name registrar and a full disk have
 // no other mark in any release from 1.6 to 2.4.
 func kindsOfText(msg string) []error {
 	switch {
@@ -93,6 +94,21 @@ func kindsOfText(msg string) []error {
 		return []error{errdefs.ErrTransient, context.DeadlineExceeded}
 	}
 	return nil
+}
+
+// pullFailed is how containerd begins to say that it lacks an image.
+var pullFailed = regexp.MustCompile(`failed to pull image "([^"]+)"`)
+
+// lackedImage is the image that a call failed for; "" when that was not why.
+func lackedImage(err error) string {
+	if err == nil {
+		return ""
+	}
+	m := pullFailed.FindStringSubmatch(err.Error())
+	if m == nil {
+		return ""
+	}
+	return m[1]
 }
 
 // ignoreNotFound makes the removal of what is gone a success.

@@ -39,6 +39,7 @@ func (c *Client) RunSandbox(ctx context.Context, p *v1.Pod, o SandboxOptions) (s
 		return r.GetPodSandboxId(), err
 	}
 	id, err := c.createOnce(ctx, create, func() (string, error) { return c.adoptSandbox(ctx, p, o.Attempt) })
+	c.noteLacked(err)
 	if err != nil {
 		return "", fmt.Errorf("sandbox of pod %s, attempt %d: %w", pod.Describe(p), o.Attempt, err)
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodeagent/nodeagent/internal/testbed"
 	"github.com/nodeagent/nodeagent/internal/testbed/registry"
@@ -153,4 +155,21 @@ func TestPullStalls(t *testing.T) {
 	n.WaitPods(long, waiting("slow", "ImagePullBackOff")) // given up once
 	reg.Release()
 	n.WaitPods(long, testbed.Running("slow"))
+}
+
+// TestPauseImageComesBack: pods start without a registry also after somebody
+// has removed the image that sandboxes are made of.
+func TestPauseImageComesBack(t *testing.T) {
+	n := newNode(t, testbed.WithoutRegistry())
+	n.StartAgent()
+	n.WriteManifest("p.yaml", manifest{name: "p"}.String())
+	n.WaitPods(long, testbed.Running("p"))
+	ctx, cancel := context.WithTimeout(context.Background(), long)
+	defer cancel()
+	gone := &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: testbed.PauseImage}}
+	if _, err := n.CRIImages().RemoveImage(ctx, gone); err != nil {
+		t.Fatal(err)
+	}
+	n.WriteManifest("q.yaml", manifest{name: "q"}.String())
+	n.WaitPods(long, testbed.Running("q"))
 }
