@@ -121,8 +121,8 @@ func (a *agent) changed(what, old, now string) bool {
 }
 
 // collect removes network attachments and addresses of sandboxes that are no
-// more, and shims without a container. The list of sandboxes is taken while none
-// can be made.
+// more, and what cut-short starts left in the runtime. The list of sandboxes is
+// taken while none can be made.
 func (a *agent) collect(ctx context.Context, n *node) {
 	report, err := a.cni.GC(ctx, func(ctx context.Context) ([]cni.Attachment, error) {
 		ids, err := n.client.SandboxIDs(ctx)
@@ -141,6 +141,13 @@ func (a *agent) collect(ctx context.Context, n *node) {
 	if len(report.Attachments)+len(report.Addresses)+len(report.Links)+len(report.NetNS) > 0 {
 		a.log.Info("collected leaked network attachments", "attachments", report.Attachments, "addresses", report.Addresses,
 			"links", report.Links, "netns", report.NetNS)
+	}
+	tasks, err := n.client.CollectTasks(ctx)
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("cannot collect tasks that belong to no container; will try again", "err", err)
+	}
+	if len(tasks) > 0 {
+		a.log.Info("ended tasks that belonged to no container", "ids", tasks)
 	}
 	shims, err := n.client.CollectShims()
 	if err != nil {

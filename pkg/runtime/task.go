@@ -2,9 +2,15 @@ package runtime
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
 )
 
 // endTask kills and deletes the containerd task of a container that CRI holds
@@ -26,4 +32,65 @@ func (c *Client) endTask(ctx context.Context, id string) error {
 	}
 	_, err = tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
 	return ignoreNotFound(translate("containerd delete task "+id, err))
+}
+
+// leftoverLabel marks the record under which a task without one is ended.
+const leftoverLabel = "nodeagent.dev/leftover"
+
+// CollectTasks ends the tasks that belong to no container of containerd's, and
+// returns their ids. A sandbox whose making is cut short by its caller's death
+// can leave one behind, with its process, mounts and cgroup; CRI does not know
+// of it. A container's record is there before its task and goes after it, so
+// that a task which is listed first is never missed by mistake.
+func (c *Client) CollectTasks(ctx context.Context) ([]string, error) {
+	if ok, err := c.isContainerd(ctx); err != nil || !ok {
+		return nil, err
+	}
+	nctx, cancel := context.WithTimeout(inNamespace(ctx), callTimeout)
+	defer cancel()
+	tasks, err := tasksapi.NewTasksClient(c.conn).List(nctx, &tasksapi.ListTasksRequest{})
+	if err != nil {
+		return nil, translate("containerd list tasks", err)
+	}
+	records, err := containersapi.NewContainersClient(c.conn).List(nctx, &containersapi.ListContainersRequest{
+		Filters: []string{fmt.Sprintf("labels.%q!=true", leftoverLabel)},
+	})
+	if err != nil {
+		return nil, translate("containerd list containers", err)
+	}
+	known := map[string]bool{}
+	for _, r := range records.GetContainers() {
+		known[r.GetID()] = true
+	}
+	var ended []string
+	for _, t := range tasks.GetTasks() {
+		if known[t.GetID()] {
+			continue
+		}
+		if err := c.endLeftover(ctx, t.GetID()); err != nil {
+			return ended, err
+		}
+		ended = append(ended, t.GetID())
+	}
+	return ended, nil
+}
+
+// endLeftover ends a task that has no record. containerd reaches tasks by their
+// records only, so it is given one for the moment.
+func (c *Client) endLeftover(ctx context.Context, id string) error {
+	nctx, cancel := context.WithTimeout(inNamespace(ctx), callTimeout)
+	defer cancel()
+	records := containersapi.NewContainersClient(c.conn)
+	_, err := records.Create(nctx, &containersapi.CreateContainerRequest{Container: &containersapi.Container{
+		ID: id, Labels: map[string]string{leftoverLabel: "true"},
+		Runtime: &containersapi.Container_Runtime{Name: "io.containerd.runc.v2"}, Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Spec", Value: []byte("{}")},
+	}})
+	if err = translate("containerd create container "+id, err); err != nil && !errors.Is(err, errdefs.ErrExists) {
+		return err
+	}
+	if err := c.endTask(ctx, id); err != nil {
+		return err
+	}
+	_, err = records.Delete(nctx, &containersapi.DeleteContainerRequest{ID: id})
+	return ignoreNotFound(translate("containerd delete container "+id, err))
 }
