@@ -137,8 +137,8 @@ func (s *soak) strays() []string {
 	var out []string
 	for _, shim := range s.n.Shims() {
 		if i := slices.Index(shim.Args, "-id"); i < 0 || i+1 >= len(shim.Args) || !known[shim.Args[i+1]] {
-			tree, _ := s.n.Exec("sh", "-c", fmt.Sprintf("for c in $(cat /proc/%d/task/*/children); do tr '\\0' ' ' </proc/$c/cmdline; done", shim.PID))
-			out = append(out, fmt.Sprintf("%v with processes %q", shim.Args, tree))
+			tree, _ := s.n.Exec("sh", "-c", fmt.Sprintf("readlink /proc/%[1]d/cwd; for c in $(cat /proc/%[1]d/task/*/children); do echo; cat /proc/$c/stat; tr '\\0' ' ' </proc/$c/cmdline; done", shim.PID))
+			out = append(out, fmt.Sprintf("%v in and with %q", shim.Args, tree))
 		}
 	}
 	return out
