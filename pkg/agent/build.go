@@ -79,7 +79,8 @@ func (a *agent) newCNI() (*cni.Manager, error) {
 		cidrs = append(cidrs, p)
 	}
 	return cni.New(cni.Options{
-		ConfDir: a.cfg.Network.ConfDir, BinDir: a.cfg.Network.BinDir, PodCIDRs: cidrs, Owner: a.instance, Log: a.log,
+		ConfDir: a.cfg.Network.ConfDir, BinDir: a.cfg.Network.BinDir, PodCIDRs: cidrs, Owner: a.instance,
+		MinAge: networkAge, Log: a.log,
 	})
 }
 

@@ -17,7 +17,11 @@ import (
 // How often things are looked at that no event tells of.
 const (
 	lookEvery    = 5 * time.Second
-	collectEvery = time.Minute
+	collectEvery = 30 * time.Second
+	// networkAge is how young a network attachment may be and belong to a
+	// sandbox that another client of the runtime is still making: the runtime
+	// lists it only when it is done.
+	networkAge = 30 * time.Second
 )
 
 // conditions are the last look at the runtime and the network.

@@ -20,6 +20,7 @@ func (m *Manager) Cleanup(ctx context.Context) error {
 		return err
 	}
 	defer open()
+	m.opts.MinAge = 0 // nothing is being made any more
 	var errs []error
 	own, err := m.own()
 	if err != nil {

@@ -407,7 +407,7 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// TestCollectKeepsTheYoung: what is younger than MinAge stays.
+// TestCollectKeepsTheYoung: what is younger than MinAge stays, but for a cleanup.
 func TestCollectKeepsTheYoung(t *testing.T) {
 	if !inNode(t) {
 		return
@@ -425,5 +425,13 @@ func TestCollectKeepsTheYoung(t *testing.T) {
 	n.restart()
 	if rep := n.gc(); len(rep.Attachments) != 1 {
 		t.Errorf("did not collect the old: %s", asJSON(rep))
+	}
+	n.add("young", 0, 0)
+	n.forget("young")
+	n.opts.MinAge = 1 << 60
+	n.restart()
+	must(t, n.Cleanup(context.Background()))
+	if left, err := n.cni.GetCachedAttachments(""); err != nil || len(left) > 0 {
+		t.Errorf("a cleanup leaves %v, %v", left, err)
 	}
 }
