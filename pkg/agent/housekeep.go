@@ -153,8 +153,8 @@ func (a *agent) collect(ctx context.Context, n *node) {
 	if len(tasks) > 0 {
 		a.log.Info("ended tasks that belonged to no container", "ids", tasks)
 	}
-	shims, err := n.client.CollectShims()
-	if err != nil {
+	shims, err := n.client.CollectShims(ctx)
+	if err != nil && ctx.Err() == nil {
 		a.log.Warn("cannot collect shims that the runtime gave up; will try again", "err", err)
 	}
 	if len(shims) > 0 {

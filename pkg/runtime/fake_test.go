@@ -12,6 +12,7 @@ import (
 	"time"
 
 	eventtypes "github.com/containerd/containerd/api/events"
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	containerdtypes "github.com/containerd/containerd/api/types"
@@ -49,6 +50,8 @@ type fakeRuntime struct {
 	// strays are containers that CRI does not remove because of a task that it
 	// does not know of; the value says whether the task still runs.
 	strays map[string]bool
+	// records are the ids that containerd's container service lists.
+	records []string
 	// loseReply makes the next create of that kind succeed and its answer get lost.
 	loseReply string
 	// onReserved runs, unlocked, when a create meets a reserved name.
@@ -101,6 +104,7 @@ func (f *fakeRuntime) start(t *testing.T) {
 	f.server = grpc.NewServer()
 	cri.RegisterRuntimeServiceServer(f.server, f)
 	cri.RegisterImageServiceServer(f.server, f)
+	containersapi.RegisterContainersServer(f.server, fakeRecords{ids: f.records})
 	if f.ownEvents {
 		eventsapi.RegisterEventsServer(f.server, fakeEvents{f: f})
 		tasksapi.RegisterTasksServer(f.server, fakeTasks{f: f})

@@ -1,11 +1,14 @@
 package runtime
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 )
 
 // shim runs a shell under the name and arguments of a shim, in a folder of its own.
@@ -41,25 +44,42 @@ func shim(t *testing.T, id, namespace, socket, script string, deleted bool) *exe
 	return cmd
 }
 
-// TestCollectShims: of all shims only the one that containerd gave up ends.
+// fakeRecords is containerd's container service of a fake.
+type fakeRecords struct {
+	containersapi.UnimplementedContainersServer
+	ids []string
+}
+
+func (s fakeRecords) List(context.Context, *containersapi.ListContainersRequest) (*containersapi.ListContainersResponse, error) {
+	r := &containersapi.ListContainersResponse{}
+	for _, id := range s.ids {
+		r.Containers = append(r.Containers, &containersapi.Container{ID: id})
+	}
+	return r, nil
+}
+
+// TestCollectShims: of all shims only those that containerd gave up end.
 func TestCollectShims(t *testing.T) {
-	f := newFake(t, nil)
+	f := newFake(t, func(f *fakeRuntime) { f.name, f.records = containerdName, []string{"in-use", "astray"} })
 	c := dialFake(t, f, nil)
 	other := newFake(t, nil)
 	const idle, busy = "echo up; read x", "exec 3<&0; cat <&3 & echo up; wait"
-	gone := shim(t, "abandoned", criNamespace, f.path, idle, true)
+	gone := []*exec.Cmd{shim(t, "astray", criNamespace, f.path, idle, true), shim(t, "no-record", criNamespace, f.path, idle, false)}
 	shim(t, "in-use", criNamespace, f.path, idle, false)
 	shim(t, "carries", criNamespace, f.path, busy, true)
 	shim(t, "namespace", "moby", f.path, idle, true)
 	shim(t, "other-runtime", criNamespace, other.path, idle, true)
-	ended, err := c.CollectShims()
-	if err != nil || !slices.Equal(ended, []string{"abandoned"}) {
+	ended, err := c.CollectShims(t.Context())
+	slices.Sort(ended)
+	if err != nil || !slices.Equal(ended, []string{"astray", "no-record"}) {
 		t.Errorf("ended %v, %v", ended, err)
 	}
-	if err := gone.Wait(); err == nil {
-		t.Error("the abandoned shim ended by itself")
+	for _, cmd := range gone {
+		if err := cmd.Wait(); err == nil {
+			t.Errorf("%v ended by itself", cmd.Args)
+		}
 	}
-	if ended, err := c.CollectShims(); err != nil || len(ended) > 0 {
+	if ended, err := c.CollectShims(t.Context()); err != nil || len(ended) > 0 {
 		t.Errorf("the second time: %v, %v", ended, err)
 	}
 }

@@ -30,8 +30,14 @@ func (c *Client) endTask(ctx context.Context, id string) error {
 	if err = ignoreNotFound(translate("containerd wait for task "+id, err)); err != nil {
 		return err
 	}
-	_, err = tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
-	return ignoreNotFound(translate("containerd delete task "+id, err))
+	// The shim can end before it has answered; the second try then finds nothing.
+	for range 2 {
+		_, err = tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
+		if err = ignoreNotFound(translate("containerd delete task "+id, err)); err == nil {
+			break
+		}
+	}
+	return err
 }
 
 // leftoverLabel marks the record under which a task without one is ended.
@@ -52,15 +58,9 @@ func (c *Client) CollectTasks(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, translate("containerd list tasks", err)
 	}
-	records, err := containersapi.NewContainersClient(c.conn).List(nctx, &containersapi.ListContainersRequest{
-		Filters: []string{fmt.Sprintf("labels.%q!=true", leftoverLabel)},
-	})
+	known, err := c.records(nctx, "!=")
 	if err != nil {
-		return nil, translate("containerd list containers", err)
-	}
-	known := map[string]bool{}
-	for _, r := range records.GetContainers() {
-		known[r.GetID()] = true
+		return nil, err
 	}
 	var ended []string
 	for _, t := range tasks.GetTasks() {
@@ -72,7 +72,23 @@ func (c *Client) CollectTasks(ctx context.Context) ([]string, error) {
 		}
 		ended = append(ended, t.GetID())
 	}
-	return ended, nil
+	return ended, c.dropLeftovers(nctx)
+}
+
+// records are the ids of containerd's containers, sandboxes among them: those
+// whose leftoverLabel is "==" or "!=" true.
+func (c *Client) records(nctx context.Context, is string) (map[string]bool, error) {
+	r, err := containersapi.NewContainersClient(c.conn).List(nctx, &containersapi.ListContainersRequest{
+		Filters: []string{fmt.Sprintf("labels.%q%strue", leftoverLabel, is)},
+	})
+	if err != nil {
+		return nil, translate("containerd list containers", err)
+	}
+	known := map[string]bool{}
+	for _, c := range r.GetContainers() {
+		known[c.GetID()] = true
+	}
+	return known, nil
 }
 
 // endLeftover ends a task that has no record. containerd reaches tasks by their
@@ -80,17 +96,29 @@ func (c *Client) CollectTasks(ctx context.Context) ([]string, error) {
 func (c *Client) endLeftover(ctx context.Context, id string) error {
 	nctx, cancel := context.WithTimeout(inNamespace(ctx), callTimeout)
 	defer cancel()
-	records := containersapi.NewContainersClient(c.conn)
-	_, err := records.Create(nctx, &containersapi.CreateContainerRequest{Container: &containersapi.Container{
+	_, err := containersapi.NewContainersClient(c.conn).Create(nctx, &containersapi.CreateContainerRequest{Container: &containersapi.Container{
 		ID: id, Labels: map[string]string{leftoverLabel: "true"},
-		Runtime: &containersapi.Container_Runtime{Name: "io.containerd.runc.v2"}, Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Spec", Value: []byte("{}")},
+		Runtime: &containersapi.Container_Runtime{Name: "io.containerd.runc.v2"},
+		Spec:    &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Spec", Value: []byte("{}")},
 	}})
 	if err = translate("containerd create container "+id, err); err != nil && !errors.Is(err, errdefs.ErrExists) {
 		return err
 	}
-	if err := c.endTask(ctx, id); err != nil {
+	return c.endTask(ctx, id)
+}
+
+// dropLeftovers removes the records that endLeftover made, also in an earlier
+// life of this agent.
+func (c *Client) dropLeftovers(nctx context.Context) error {
+	made, err := c.records(nctx, "==")
+	if err != nil {
 		return err
 	}
-	_, err = records.Delete(nctx, &containersapi.DeleteContainerRequest{ID: id})
-	return ignoreNotFound(translate("containerd delete container "+id, err))
+	for id := range made {
+		_, err := containersapi.NewContainersClient(c.conn).Delete(nctx, &containersapi.DeleteContainerRequest{ID: id})
+		if err = ignoreNotFound(translate("containerd delete container "+id, err)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
