@@ -91,8 +91,9 @@ bench: go deps-test build ## nodeagent, kubelet and the floor side by side; take
 	NODEAGENT_BIN=$(CURDIR)/bin/nodeagent go test -tags bench -count=1 -timeout 4h -v -run '^TestCompare$$' ./bench
 
 .PHONY: test-container
-test-container: go deps-test ## the node tier inside a privileged container
-	@hack/test-container
+TESTS ?= .
+test-container: go deps-test ## the node tier inside a privileged container; TESTS=PATTERN for some
+	@hack/test-container '$(TESTS)'
 
 .PHONY: install
 install: ## binary, unit, configuration and folders, below $(DESTDIR)
