@@ -24,6 +24,10 @@ const (
 	// and, with copies, expensive to apply (CVE-2019-1002100).
 	maxPatchOperations = 10000
 	maxPatchCopies     = 64
+	// These are beyond any Pod. To merge lists takes time with the square of their
+	// length, and to merge levels with the square of their depth.
+	maxPatchDepth = 64
+	maxPatchList  = 1000
 )
 
 // patchPod is PATCH: strategic merge, JSON merge or JSON patch.
@@ -97,8 +101,25 @@ func applyJSONPatch(doc []byte, p jsonpatch.Patch) ([]byte, error) {
 // patcher parses the patch once and returns what applies it to a pod's JSON.
 func patcher(media string, patch []byte) (func([]byte) ([]byte, error), error) {
 	bad := func(err error) error { return apierrors.NewBadRequest("the patch cannot be applied: " + err.Error()) }
+	merge := jsonpatch.MergePatch
 	switch types.PatchType(media) {
-	case types.JSONPatchType:
+	case types.JSONPatchType, types.MergePatchType:
+	case types.StrategicMergePatchType:
+		merge = func(doc, patch []byte) ([]byte, error) {
+			return strategicpatch.StrategicMergePatch(doc, patch, v1.Pod{})
+		}
+		// kubectl sends YAML here, too, when asked to.
+		var err error
+		if patch, err = yaml.YAMLToJSONStrict(patch); err != nil {
+			return nil, bad(err)
+		}
+	default:
+		return nil, unsupportedMedia(media, string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType))
+	}
+	if err := isModest(patch); err != nil {
+		return nil, bad(err)
+	}
+	if types.PatchType(media) == types.JSONPatchType {
 		p, err := jsonpatch.DecodePatch(patch)
 		if err != nil {
 			return nil, bad(err)
@@ -107,43 +128,51 @@ func patcher(media string, patch []byte) (func([]byte) ([]byte, error), error) {
 			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patch has %d operations, the limit is %d", len(p), maxPatchOperations))
 		}
 		return func(doc []byte) ([]byte, error) { return applyJSONPatch(doc, p) }, nil
-	case types.MergePatchType:
-		if err := isObject(patch); err != nil {
-			return nil, bad(err)
-		}
-		return func(doc []byte) ([]byte, error) {
-			out, err := jsonpatch.MergePatch(doc, patch)
-			if err != nil {
-				return nil, bad(err)
-			}
-			return out, nil
-		}, nil
-	case types.StrategicMergePatchType:
-		// kubectl sends YAML here, too, when asked to.
-		j, err := yaml.YAMLToJSONStrict(patch)
+	}
+	if patch = bytes.TrimSpace(patch); patch[0] != '{' {
+		return nil, bad(errors.New("it is not an object"))
+	}
+	return func(doc []byte) ([]byte, error) {
+		out, err := merge(doc, patch)
 		if err != nil {
 			return nil, bad(err)
 		}
-		if err := isObject(j); err != nil {
-			return nil, bad(err)
-		}
-		return func(doc []byte) ([]byte, error) {
-			out, err := strategicpatch.StrategicMergePatch(doc, j, v1.Pod{})
-			if err != nil {
-				return nil, bad(err)
-			}
-			return out, nil
-		}, nil
-	}
-	return nil, unsupportedMedia(media, string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType))
+		return out, nil
+	}, nil
 }
 
-func isObject(b []byte) error {
-	if !json.Valid(b) {
+// isModest refuses what is no JSON, and JSON that no change of a Pod needs: nested
+// too deeply, or with lists that are too long. The list of operations that a
+// JSON patch is has its own limit.
+func isModest(patch []byte) error {
+	if !json.Valid(patch) {
 		return errors.New("it is not JSON")
 	}
-	if b = bytes.TrimSpace(b); len(b) == 0 || b[0] != '{' {
-		return errors.New("it is not an object")
+	type level struct {
+		list  bool
+		items int
 	}
-	return nil
+	var open []level
+	for d := json.NewDecoder(bytes.NewReader(patch)); ; {
+		token, err := d.Token()
+		if err != nil {
+			return nil // the end: it is valid
+		}
+		delim, _ := token.(json.Delim)
+		if delim == '}' || delim == ']' {
+			open = open[:len(open)-1]
+			continue
+		}
+		if n := len(open); n > 1 && open[n-1].list {
+			if open[n-1].items++; open[n-1].items > maxPatchList {
+				return fmt.Errorf("it has a list of more than %d items", maxPatchList)
+			}
+		}
+		if delim == 0 {
+			continue
+		}
+		if open = append(open, level{list: delim == '['}); len(open) > maxPatchDepth {
+			return fmt.Errorf("it is nested deeper than %d", maxPatchDepth)
+		}
+	}
 }
