@@ -333,6 +333,8 @@ func TestPaths(t *testing.T) {
 		{"POST", "/version", 405, metav1.StatusReasonMethodNotAllowed},
 		{"OPTIONS", podsPath, 405, metav1.StatusReasonMethodNotAllowed},
 		{"GET", podsPath + "?watch=perhaps", 400, metav1.StatusReasonBadRequest},
+		{"GET", podsPath + "?limit=1&continue=x", 400, metav1.StatusReasonBadRequest},
+		{"DELETE", podsPath + "?continue=x", 400, metav1.StatusReasonBadRequest},
 	} {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) { f.call(t, tt.method, tt.path, "").status(tt.code, tt.reason) })
 	}

@@ -26,6 +26,10 @@ type selection struct {
 // does.
 func parseSelection(q url.Values, namespace string, known func() fields.Set) (selection, error) {
 	sel := selection{namespace: namespace, labels: labels.Everything(), fields: fields.Everything()}
+	if q.Get("continue") != "" {
+		// A limit is no promise: lists are whole, and nobody was given a token.
+		return sel, apierrors.NewBadRequest("continue key is not valid: it is not one of this server's")
+	}
 	if t := q.Get("labelSelector"); t != "" {
 		l, err := labels.Parse(t)
 		if err != nil {
