@@ -38,6 +38,13 @@ func (c *cleaner) did(what string, err error) {
 	fmt.Fprintf(c.out, "removed %s\n", what)
 }
 
+// folder removes a folder and is silent about one that is not there.
+func (c *cleaner) folder(path string) {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		c.did(path, os.RemoveAll(path))
+	}
+}
+
 // Cleanup removes everything that the agent with this configuration made on
 // the host: pods, volumes, cgroups, network, the embedded runtime, its own
 // state and logs. Manifests and the configuration are the user's and stay, and
@@ -64,9 +71,9 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 		c.did("embedded runtime", c.supervisor.Stop(ctx))
 	}
 	for _, dir := range []string{podsDir, objectsDir, embeddedDir} {
-		c.did(c.statePath(dir), os.RemoveAll(c.statePath(dir)))
+		c.folder(c.statePath(dir))
 	}
-	c.did(cfg.RunDir, os.RemoveAll(cfg.RunDir))
+	c.folder(cfg.RunDir)
 	if len(c.errs) == 0 {
 		// Until then the next attempt has to know where the pods are.
 		if err := os.Remove(c.statePath(runtimeFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -83,6 +83,7 @@ func TestGetTables(t *testing.T) {
 		"get-containers":      {[]string{"containers"}, GetOptions{}},
 		"get-containers-wide": {[]string{"containers"}, GetOptions{Output: "wide", AllNamespaces: true}},
 		"get-container":       {[]string{"container", "0123456789ab"}, GetOptions{Output: "name"}},
+		"get-image":           {[]string{"image", "nginx:stable-alpine"}, GetOptions{Output: "name"}},
 		"get-images":          {[]string{"images"}, GetOptions{}},
 		"get-images-wide":     {[]string{"images"}, GetOptions{Output: "wide"}},
 		"get-volumes-wide":    {[]string{"volumes"}, GetOptions{Output: "wide"}},

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
@@ -171,7 +172,7 @@ func imageResource() resource {
 		ids: func(o any) []string {
 			switch i := o.(type) {
 			case *api.Image:
-				return append([]string{imageName(i), i.ID, shortID(i.ID)}, append(i.RepoTags, i.RepoDigests...)...)
+				return append([]string{imageName(i), i.ID, shortID(i.ID)}, imageNames(i)...)
 			case *api.PullProgress:
 				return []string{i.Image}
 			}
@@ -313,6 +314,20 @@ func shortID(id string) string {
 		id = id[i+1:]
 	}
 	return id[:min(len(id), 12)]
+}
+
+// imageNames are an image's full names and those that people write.
+func imageNames(i *api.Image) []string {
+	names := slices.Concat(i.RepoTags, i.RepoDigests)
+	for _, tag := range i.RepoTags {
+		ref, err := reference.ParseNormalizedNamed(tag)
+		if err != nil {
+			continue // a name that only the runtime understands
+		}
+		familiar := reference.FamiliarString(ref)
+		names = append(names, familiar, strings.TrimSuffix(familiar, ":latest"))
+	}
+	return names
 }
 
 func imageName(i *api.Image) string {

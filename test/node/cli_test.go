@@ -222,6 +222,9 @@ func TestCleanup(t *testing.T) {
 			if !strings.Contains(out, "removed pod default/p") {
 				t.Errorf("cleanup says:\n%s", out)
 			}
+			if again := cli(t, n, "cleanup", "--config", n.ConfigFile()); strings.Contains(again, n.Dir) || strings.Contains(again, "pod default/") {
+				t.Errorf("a second cleanup says:\n%s", again)
+			}
 			for _, p := range n.Processes() {
 				if p := strings.Join(p.Args, " "); strings.Contains(p, "shim") || runtime == testbed.NoContainerd && strings.Contains(p, "containerd") {
 					t.Errorf("still runs: %s", p)
