@@ -140,7 +140,8 @@ func (a *agent) connectTo(ctx context.Context, g *errgroup.Group, endpoint strin
 
 func (a *agent) dial(ctx context.Context, endpoint string) (*runtime.Client, error) {
 	return runtime.Connect(ctx, runtime.Options{
-		Endpoint: endpoint, Owner: a.instance, AdoptKubelet: a.cfg.Runtime.AdoptKubeletPods, Log: a.log,
+		Endpoint: endpoint, Owner: a.instance, AdoptKubelet: a.cfg.Runtime.AdoptKubeletPods,
+		StartsDir: a.statePath(startsDir), Log: a.log,
 		Observe: a.metrics.RuntimeOperation,
 	})
 }

@@ -19,6 +19,7 @@ import (
 const (
 	podsDir     = "pods"
 	imagesDir   = "images"
+	startsDir   = "starts"
 	objectsDir  = "objects/pods"
 	embeddedDir = "containerd"
 	lockFile    = "lock"

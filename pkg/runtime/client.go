@@ -39,6 +39,10 @@ type Options struct {
 	Owner string
 	// AdoptKubelet also takes objects that carry kubelet's labels and no owner.
 	AdoptKubelet bool
+	// StartsDir is where starts under way are noted, so that one which the death
+	// of the agent or the runtime cut short is no crash of the container. "":
+	// nowhere.
+	StartsDir string
 	// SeccompRoot is the folder of Localhost seccomp profiles.
 	SeccompRoot string
 	Log         *slog.Logger
@@ -56,7 +60,8 @@ type Client struct {
 	img  cri.ImageServiceClient
 	spec translator
 
-	index index
+	index  index
+	starts starts
 
 	mu     sync.Mutex
 	about  *about // nil: ask again
@@ -104,6 +109,8 @@ func Connect(ctx context.Context, o Options) (*Client, error) {
 		rt:   cri.NewRuntimeServiceClient(conn),
 		img:  cri.NewImageServiceClient(conn),
 		spec: newTranslator(o, os.DirFS("/")),
+
+		starts: starts{dir: o.StartsDir, log: o.Log},
 	}
 	c.index.init()
 	dctx, cancel := context.WithTimeout(ctx, connectTimeout)

@@ -380,67 +380,6 @@ func TestStartError(t *testing.T) {
 	}
 }
 
-// TestInterruptedStart: what containerd notes when the agent, or containerd
-// before it, is killed in the middle of a start.
-func TestInterruptedStart(t *testing.T) {
-	for _, message := range []string{
-		"failed to create containerd task: failed to create shim task: context canceled: unknown",
-		"failed to create containerd task: failed to start shim: start failed: : signal: killed: unknown",
-		"failed to create containerd task: failed to start shim: mkdir /run/containerd/io.containerd.runtime.v2.task/k8s.io/c1: file exists: unknown",
-		"failed to create containerd task: task ID: already exists",
-	} {
-		f := newFake(t, nil)
-		c := dialFake(t, f, nil)
-		p := onePod("u1")
-		box, err := c.RunSandbox(t.Context(), p, SandboxOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		o := ctrOptions(box, 2)
-		o.Command = []string{"/cut/short", message}
-		id, err := c.CreateContainer(t.Context(), p, &p.Spec.Containers[0], o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.StartContainer(t.Context(), id); err == nil {
-			t.Fatal("the start succeeds")
-		}
-		for range 2 {
-			m := mustPod(t, c, "u1").Containers[0]
-			if m.State != StateCreated || !m.Interrupted || m.Attempt != 2 || m.ExitCode != 0 || !m.FinishedAt.IsZero() {
-				t.Errorf("%s: %+v", message, m)
-			}
-		}
-	}
-}
-
-// TestKilledRuntimeForgets: containerd was killed in the middle of a start and
-// knows nothing of the container but that it is no more. One that did run has
-// ended.
-func TestKilledRuntimeForgets(t *testing.T) {
-	f := newFake(t, nil)
-	c := dialFake(t, f, nil)
-	p := onePod("u1")
-	box, err := c.RunSandbox(t.Context(), p, SandboxOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := c.CreateContainer(t.Context(), p, &p.Spec.Containers[0], ctrOptions(box, 2))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, started := range []int64{0, 1} {
-		f.mu.Lock()
-		st := f.ctrs[id].st
-		st.State, st.StartedAt, st.FinishedAt, st.ExitCode, st.Reason = cri.ContainerState_CONTAINER_EXITED, started, 2, 255, "Unknown"
-		f.mu.Unlock()
-		m := mustPod(t, c, "u1").Containers[0]
-		if cut := m.State == StateCreated && m.Interrupted; cut != (started == 0) || !cut && m.State != StateExited {
-			t.Errorf("started at %d: %+v", started, m)
-		}
-	}
-}
-
 func TestGone(t *testing.T) {
 	f := newFake(t, nil)
 	c := dialFake(t, f, nil)

@@ -121,8 +121,13 @@ func (c *Client) applyImageUser(ctx context.Context, p *v1.Pod, ctr *v1.Containe
 // StartContainer starts a created container. It succeeds when the container
 // was started already, also when it has ended since.
 func (c *Client) StartContainer(ctx context.Context, id string) error {
+	first := c.starts.begin(id)
 	_, err := invoke(ctx, c, "start_container", id, callTimeout, c.rt.StartContainer,
 		&cri.StartContainerRequest{ContainerId: id})
+	// After a start that was cut short the next one may fail for that alone.
+	if err == nil || first && answered(err) {
+		c.starts.end(id)
+	}
 	if err == nil || errors.Is(err, errdefs.ErrNotFound) || errors.Is(err, errdefs.ErrUnavailable) || ctx.Err() != nil {
 		return err
 	}
@@ -162,6 +167,7 @@ func (c *Client) RemoveContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	c.starts.end(id)
 	c.index.drop(id)
 	return nil
 }

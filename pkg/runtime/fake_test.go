@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,6 +49,8 @@ type fakeRuntime struct {
 	// strays are containers that CRI does not remove because of a task that it
 	// does not know of; the value says whether the task still runs.
 	strays map[string]bool
+	// cutShort makes starts end without an answer.
+	cutShort bool
 	// records are the ids that containerd's container service lists.
 	records []string
 	// loseReply makes the next create of that kind succeed and its answer get lost.
@@ -318,10 +319,8 @@ func (f *fakeRuntime) StartContainer(_ context.Context, r *cri.StartContainerReq
 		c.st.State, c.st.FinishedAt, c.st.ExitCode, c.st.Reason = cri.ContainerState_CONTAINER_EXITED, 1, 128, "StartError"
 		return nil, status.Error(codes.Unknown, "exec: /no/such: no such file or directory")
 	}
-	if len(c.cfg.GetCommand()) > 0 && c.cfg.GetCommand()[0] == "/cut/short" {
-		c.st.State, c.st.FinishedAt, c.st.ExitCode, c.st.Reason = cri.ContainerState_CONTAINER_EXITED, 1, 128, "StartError"
-		c.st.Message = strings.ReplaceAll(c.cfg.GetCommand()[1], "ID", r.GetContainerId())
-		return nil, status.Error(codes.Canceled, "context canceled")
+	if f.cutShort {
+		return nil, status.Error(codes.Unavailable, "error reading from server: EOF")
 	}
 	c.st.State, c.st.StartedAt = cri.ContainerState_CONTAINER_RUNNING, time.Now().UnixNano()
 	return &cri.StartContainerResponse{}, f.lost("start")

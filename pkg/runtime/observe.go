@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,6 +45,7 @@ func (c *Client) Pods(ctx context.Context) ([]Pod, error) {
 		out = append(out, *p)
 	}
 	c.index.prune(mark, live)
+	c.starts.prune(live)
 	slices.SortFunc(out, func(a, b Pod) int { return cmp.Compare(a.UID, b.UID) })
 	return out, nil
 }
@@ -281,7 +281,9 @@ func (c *Client) detailContainer(ctx context.Context, l *cri.Container, wait boo
 		if err != nil {
 			return nil, err
 		}
-		return containerOf(l, r), nil
+		d := containerOf(l, r)
+		c.starts.cutShort(d)
+		return d, nil
 	}
 	d, err := ask()
 	if err == nil && d.State != StateExited && !d.Interrupted && wait && c.index.lagging(l.GetId()) {
@@ -347,33 +349,7 @@ func containerOf(l *cri.Container, st *cri.ContainerStatus) *Container {
 	d.SpecImage = cmp.Or(d.Annotations[pod.AnnotationContainerImage], st.GetImage().GetUserSpecifiedImage())
 	// containerd 1.6 has no image id field; the list's reference is the id there.
 	d.ImageID = cmp.Or(st.GetImageId(), l.GetImageId(), l.GetImageRef())
-	if startCutShort(d) {
-		d.State, d.Interrupted = StateCreated, true
-		d.FinishedAt, d.ExitCode, d.Reason, d.Message = time.Time{}, 0, "", ""
-	}
 	return d
-}
-
-// startCutShort says that a start failed because it, or one before it, was cut
-// short. When its caller goes away, as an agent that is killed does, containerd
-// cancels the call and kills the shim's start command; what stays of the task, or
-// of its folder when containerd itself is killed, is in the next start's way. None
-// of that is a failure of the container. A containerd that was killed between the task's
-// creation and its start does not know the container's state afterwards and,
-// once it was stopped, says so.
-func startCutShort(d *Container) bool {
-	if d.State != StateExited || !d.StartedAt.IsZero() {
-		return false
-	}
-	if d.Reason != "StartError" {
-		return d.Reason == "Unknown"
-	}
-	if strings.Contains(d.Message, "failed to start shim") &&
-		(strings.Contains(d.Message, "signal: killed") || strings.Contains(d.Message, ": file exists")) {
-		return true
-	}
-	return strings.Contains(d.Message, "context canceled") ||
-		strings.HasSuffix(d.Message, "task "+d.ID+": already exists")
 }
 
 func stateOf(s cri.ContainerState) ContainerState {
