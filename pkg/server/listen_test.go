@@ -337,3 +337,17 @@ func TestPanic(t *testing.T) {
 		t.Errorf("%d slots are still taken", len(s.short)+len(s.long))
 	}
 }
+
+// TestAddressInUse: the error names the address and the setting to change.
+func TestAddressInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f := newFixture(t, func(o *Options) { o.Health = l.Addr().String() })
+	err = f.Run(t.Context())
+	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), l.Addr().String()) || !strings.Contains(err.Error(), "with --listen") {
+		t.Errorf("got %v", err)
+	}
+}

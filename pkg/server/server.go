@@ -214,7 +214,8 @@ func (s *Server) listen(ctx context.Context) (map[string]net.Listener, error) {
 		var lc net.ListenConfig
 		l, err := lc.Listen(ctx, "tcp", addr)
 		if err != nil {
-			return listeners, fmt.Errorf("%s API: listening on %s: %w", kind, addr, err)
+			setting := map[string]string{kindTLS: "api.listen", kindHealth: "--listen"}[kind]
+			return listeners, fmt.Errorf("the %s API cannot listen: %w: stop what does there, or choose another address with %s", kind, err, setting)
 		}
 		listeners[kind] = newLimitListener(l, maxConnections)
 	}
