@@ -22,6 +22,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/events"
 	"github.com/nodeagent/nodeagent/pkg/journal"
 	"github.com/nodeagent/nodeagent/pkg/metrics"
+	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/runtime/embedded"
 	"github.com/nodeagent/nodeagent/pkg/source/push"
 	"github.com/nodeagent/nodeagent/pkg/store"
@@ -238,7 +239,7 @@ func (a *agent) nodeEvent(eventType, reason, message string) {
 func (a *agent) alive(within time.Duration) error {
 	a.store.Revision() // hangs when the store's lock is never given back
 	if n := a.node.Load(); n != nil {
-		if last := n.workers.LastRelist(); time.Since(last) > within+a.cfg.Runtime.RelistInterval.Duration {
+		if last := n.workers.LastRelist(); time.Since(last) > within+podworker.RelistPatience*a.cfg.Runtime.RelistInterval.Duration {
 			return fmt.Errorf("the last relist began %s ago", time.Since(last).Round(time.Second))
 		}
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 const (
 	lookEvery    = 5 * time.Second
 	collectEvery = 30 * time.Second
+	// lookPatience is for a runtime that takes calls and answers none.
+	lookPatience = 10 * time.Second
 	// networkAge is how young a network attachment may be and belong to a
 	// sandbox that another client of the runtime is still making: the runtime
 	// lists it only when it is done.
@@ -52,12 +55,15 @@ func (a *agent) housekeep(ctx context.Context) error {
 		if n == nil {
 			continue
 		}
+		a.look(ctx, n)
+		a.evictOversized(ctx, n)
+		if a.seen.Load().runtimeReason != "" {
+			continue // the rest needs the runtime
+		}
 		pause, images := a.keepPause(ctx, n.client), a.importImages(ctx, n.client)
 		if pause || images {
 			n.workers.WakeAll()
 		}
-		a.look(ctx, n)
-		a.evictOversized(ctx, n)
 		if time.Since(collected) >= collectEvery {
 			collected = time.Now()
 			a.collect(ctx, n)
@@ -69,10 +75,14 @@ func (a *agent) housekeep(ctx context.Context) error {
 // look refreshes the conditions. What has got better wakes the workers.
 func (a *agent) look(ctx context.Context, n *node) {
 	old, now := a.seen.Load(), &conditions{}
-	info, err := n.client.Info(ctx)
+	asking, cancel := context.WithTimeout(ctx, lookPatience)
+	info, err := n.client.Info(asking)
+	cancel()
 	switch {
 	case ctx.Err() != nil:
 		return
+	case errors.Is(err, context.DeadlineExceeded):
+		now.runtime, now.runtimeReason = old.runtime, fmt.Sprintf("the runtime has not answered for %s; is it stopped, or its disk?", lookPatience)
 	case err != nil:
 		now.runtime, now.runtimeReason = old.runtime, err.Error()
 	default:
@@ -102,7 +112,9 @@ func (a *agent) look(ctx context.Context, n *node) {
 		}
 	}
 	a.seen.Store(now)
-	if a.changed("Runtime", old.runtimeReason, now.runtimeReason) || a.changed("Network", old.networkReason, now.networkReason) {
+	runtimeBack := a.changed("Runtime", old.runtimeReason, now.runtimeReason)
+	networkBack := a.changed("Network", old.networkReason, now.networkReason)
+	if runtimeBack || networkBack {
 		n.workers.WakeAll()
 	}
 }

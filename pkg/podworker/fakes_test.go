@@ -41,6 +41,7 @@ type node struct {
 	noImage  map[string]images.State
 	failRun  error
 	hanging  bool // RunSandbox waits for the end of its context
+	frozen   bool // so does Pods
 	failStop error
 	stops    int // calls of StopSandbox
 	synced   bool
@@ -144,6 +145,12 @@ func (n *node) Synced(string) bool { n.mu.Lock(); defer n.mu.Unlock(); return n.
 func (n *node) Pods(ctx context.Context) ([]runtime.Pod, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.frozen {
+		n.mu.Unlock()
+		<-ctx.Done()
+		n.mu.Lock()
+		n.changed.Broadcast()
+	}
 	var out []runtime.Pod
 	for uid := range n.pods {
 		out = append(out, n.snapshot(uid))

@@ -188,6 +188,22 @@ func TestMissedEventIsFoundByTheRelist(t *testing.T) {
 	n.until("restarted", func() bool { return n.records["a"].Pod.Status.ContainerStatuses[0].RestartCount == 1 })
 }
 
+// TestRelistOutlivesAHungRuntime: the loop, whose rounds the watchdog counts,
+// goes on while the runtime answers nothing.
+func TestRelistOutlivesAHungRuntime(t *testing.T) {
+	n := newNode(t)
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	a := n.agent(t.TempDir(), nil)
+	n.until("ready", n.ready("a"))
+	n.mu.Lock()
+	n.frozen = true
+	n.mu.Unlock()
+	for range 2 {
+		began := time.Now()
+		n.until("another round", func() bool { return a.LastRelist().After(began) })
+	}
+}
+
 func TestFinishedPodKeepsItsContainersAndGivesTheRestBack(t *testing.T) {
 	n := newNode(t)
 	n.want(testPod("a", v1.RestartPolicyNever, "one"))

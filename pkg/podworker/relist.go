@@ -17,6 +17,9 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
+// RelistPatience is how many intervals a relist may take.
+const RelistPatience = 3
+
 // relistLoop is the safety net behind events: now and then it compares what
 // the runtime shows with what each worker last saw.
 func (m *Manager) relistLoop(ctx context.Context) error {
@@ -38,7 +41,10 @@ func (m *Manager) relistLoop(ctx context.Context) error {
 
 func (m *Manager) relistOnce(ctx context.Context) error {
 	began := m.Clock()
-	pods, err := m.Observer.Pods(ctx)
+	// A runtime that hangs must not stop the loop: the watchdog counts its rounds.
+	asking, cancel := context.WithTimeout(ctx, RelistPatience*m.RelistInterval)
+	pods, err := m.Observer.Pods(asking)
+	cancel()
 	if err != nil {
 		return err
 	}
