@@ -204,7 +204,7 @@ func (m *Manager) Ensure(ctx context.Context) error {
 		return err
 	}
 	m.step("sysctls")
-	if err := m.ensureRules(ctx, mk.cidrs()); err != nil {
+	if err := errors.Join(m.ensureRules(ctx, mk.cidrs()), ensurePortmap(ctx, mk.cidrs())); err != nil {
 		return err
 	}
 	m.step("rules")

@@ -106,6 +106,41 @@ func (m *Manager) ensureRules(ctx context.Context, cidrs []netip.Prefix) error {
 	return nil
 }
 
+// portmapChains are the chains of nat that the portmap plugin makes with the
+// first port; removePortmap removes them with the last.
+func portmapChains() []string {
+	return []string{"CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"}
+}
+
+// ensurePortmap makes them before any pod does: the plugin looks and then makes,
+// and of the first pods that come at once some fail for it.
+func ensurePortmap(ctx context.Context, cidrs []netip.Prefix) error {
+	for _, fam := range families(cidrs) {
+		v6 := fam[0].Addr().Is6()
+		ipt, err := newIPTables(v6)
+		if err != nil {
+			return err
+		}
+		have, err := ipt.ListChains("nat")
+		if err != nil {
+			return fmt.Errorf("list the chains of table nat: %w", err)
+		}
+		var script strings.Builder
+		for _, c := range portmapChains() {
+			if !slices.Contains(have, c) {
+				fmt.Fprintf(&script, ":%s - [0:0]\n", c)
+			}
+		}
+		if script.Len() == 0 {
+			continue
+		}
+		if err := restore(ctx, v6, "*nat\n"+script.String()+"COMMIT\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // difference appends what iptables-restore has to do for one chain; nothing
 // when it is as it should be.
 func (h hook) difference(ipt *iptables.IPTables, script *bytes.Buffer) error {
