@@ -184,12 +184,47 @@ func (c *Client) putImage(ctx context.Context, name string, target ocispec.Descr
 		CreatedAt: timestamppb.Now(),
 	}
 	_, err := c.imageStore().Create(ctx, &imagesapi.CreateImageRequest{Image: img})
-	if status.Code(err) == codes.AlreadyExists {
+	if status.Code(err) != codes.AlreadyExists {
+		return translate("containerd image "+name, err)
+	}
+	old, err := c.imageStore().Get(ctx, &imagesapi.GetImageRequest{Name: name})
+	if err == nil {
 		_, err = c.imageStore().Update(ctx, &imagesapi.UpdateImageRequest{
 			Image: img, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"target"}},
 		})
 	}
-	return translate("containerd image "+name, err)
+	if err != nil {
+		return translate("containerd image "+name, err)
+	}
+	if was := old.GetImage().GetTarget(); was.GetDigest() != img.Target.Digest {
+		return c.letGo(ctx, was)
+	}
+	return nil
+}
+
+// letGo ends the pinning of an image that has lost its last name to a newer
+// one: what is left of it is CRI's own, which goes by its id.
+func (c *Client) letGo(ctx context.Context, target *containerdtypes.Descriptor) error {
+	rest, err := c.imageStore().List(ctx, &imagesapi.ListImagesRequest{Filters: []string{"target.digest==" + target.GetDigest()}})
+	if err != nil {
+		return translate("containerd list images", err)
+	}
+	for _, i := range rest.GetImages() {
+		if !strings.HasPrefix(i.GetName(), "sha256:") {
+			return nil
+		}
+	}
+	for _, i := range rest.GetImages() {
+		_, err := c.imageStore().Update(ctx, &imagesapi.UpdateImageRequest{
+			Image:      &imagesapi.Image{Name: i.GetName(), Target: i.GetTarget()},
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + pinnedLabel}},
+		})
+		if err = ignoreNotFound(translate("containerd unpin image "+i.GetName(), err)); err != nil {
+			return err
+		}
+	}
+	_, err = c.leases().Delete(ctx, &leasesapi.DeleteRequest{ID: pinLease(target)})
+	return ignoreNotFound(translate("containerd unpin "+target.GetDigest(), err))
 }
 
 // waitImage waits until CRI knows an imported image.
