@@ -16,9 +16,9 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/nodeagent/nodeagent/pkg/cli/table"
+	"github.com/nodeagent/nodeagent/pkg/server/api"
 )
 
 // GetOptions are the flags of `get`.
@@ -380,7 +380,7 @@ func (p *printer) encode(o any) error {
 		return err
 	}
 	if p.opts.Output == "yaml" {
-		if b, err = yaml.JSONToYAML(b); err != nil {
+		if b, err = api.YAML(b); err != nil {
 			return err
 		}
 		if p.opts.Watch {

@@ -14,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/nodeagent/nodeagent/pkg/server/api"
 )
 
 const (
@@ -150,19 +152,19 @@ func decodeBody(w http.ResponseWriter, r *http.Request, v any) error {
 
 // write sends v in the format that was negotiated.
 func write(w http.ResponseWriter, f format, code int, v any) {
-	var b []byte
-	var err error
+	b, err := json.Marshal(v)
 	switch {
+	case err != nil:
 	case f.media == mediaYAML:
-		b, err = yaml.Marshal(v)
+		b, err = api.YAML(b)
 	case f.pretty:
 		b, err = json.MarshalIndent(v, "", "  ")
-	default:
-		b, err = json.Marshal(v)
 	}
 	if err != nil {
+		st := apierrors.NewInternalError(fmt.Errorf("encoding the answer: %w", err)).Status()
+		st.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
 		code, f.media = http.StatusInternalServerError, mediaJSON
-		b, _ = json.Marshal(apierrors.NewInternalError(fmt.Errorf("encoding the answer: %w", err)).Status())
+		b, _ = json.Marshal(st)
 	}
 	if f.media != mediaYAML {
 		b = append(b, '\n')

@@ -198,6 +198,12 @@ func TestNegotiation(t *testing.T) {
 	if err := yaml.Unmarshal(f.call(t, "GET", podsPath+"/web", "", "Accept", mediaYAML).Body.Bytes(), &p); err != nil || p.Name != "web" {
 		t.Errorf("YAML: %v, %q", err, p.Name)
 	}
+	// Text that YAML takes in escaped form only comes back as it was.
+	f.call(t, "POST", podsPath, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"odd","annotations":{"a":"\u007f\u0080"}},"spec":{"containers":[{"name":"a","image":"b"}]}}`).code(201)
+	odd := f.call(t, "GET", podsPath+"/odd", "", "Accept", mediaYAML).code(200).Body.String()
+	if p := f.call(t, "PUT", podsPath+"/odd", odd, "Content-Type", mediaYAML).code(200).pod(); p.Annotations["a"] != "\x7f\u0080" || p.ResourceVersion != f.pod(t, "odd").ResourceVersion {
+		t.Errorf("annotation %q", p.Annotations["a"])
+	}
 	if a := f.call(t, "GET", podsPath+"/none", "", "Accept", mediaYAML).code(404); !strings.HasPrefix(a.Body.String(), "apiVersion: v1\n") {
 		t.Errorf("an error in YAML: %s", a.Body)
 	}
