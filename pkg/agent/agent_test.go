@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
+	goruntime "runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -32,6 +35,44 @@ func TestStateFolderIsOneAgents(t *testing.T) {
 	unlock, err = lockState(dir)
 	if err != nil {
 		t.Fatalf("after the first was given back: %v", err)
+	}
+	unlock()
+}
+
+// TestLockOfADeadAgent: a child that an agent was about to run when it was
+// killed holds its lock for a moment, and is waited for.
+func TestLockOfADeadAgent(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, lockFile)
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, fmt.Appendf(nil, "%d\n", dead.ProcessState.Pid()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	child, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(child.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for open := 0; open < 2; goruntime.Gosched() { // the child's and that of lockState
+			open = 0
+			links, _ := filepath.Glob("/proc/self/fd/*")
+			for _, l := range links {
+				if to, err := os.Readlink(l); err == nil && to == path {
+					open++
+				}
+			}
+		}
+		child.Close()
+	}()
+	unlock, err := lockState(dir)
+	if err != nil {
+		t.Fatal(err)
 	}
 	unlock()
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,8 +28,15 @@ const (
 	runtimeFile = "runtime"
 )
 
+// lockPatience is for the lock of an agent that is dead already: a program that
+// it was just about to run has the file for a moment longer.
+const (
+	lockPatience = 5 * time.Second
+	lockPause    = 20 * time.Millisecond
+)
+
 // lockState takes the state folder for this process. The kernel drops the lock
-// with the process, however it ends.
+// with the process, however it ends. A live agent's lock is an error at once.
 func lockState(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the state folder %s: %w", dir, err)
@@ -38,24 +46,39 @@ func lockState(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the lock of the state folder: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer f.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+	for left := lockPatience / lockPause; ; left-- {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
 		}
-		owner := "another process"
-		b := make([]byte, 32)
-		n, _ := f.ReadAt(b, 0)
-		if pid := strings.TrimSpace(string(b[:n])); pid != "" {
-			owner = "nodeagent with pid " + pid
+		owner, dead := lockOwner(f)
+		switch {
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			err = fmt.Errorf("cannot lock %s: %w", path, err)
+		case dead && left > 0:
+			time.Sleep(lockPause)
+			continue
+		default:
+			err = fmt.Errorf("the state folder %s is in use by %s: stop it first, or give this one another --state-dir and --run-dir", dir, owner)
 		}
-		return nil, fmt.Errorf("the state folder %s is in use by %s: stop it first, or give this one another --state-dir and --run-dir", dir, owner)
+		return nil, errors.Join(err, f.Close())
 	}
 	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid())+"\n")); err != nil {
 		// A full disk must not keep the agent from starting: the lock holds without a number in it.
 		_ = f.Truncate(0)
 	}
 	return func() { f.Close() }, nil
+}
+
+// lockOwner says who wrote to the lock, and whether that process is no more.
+func lockOwner(f *os.File) (owner string, dead bool) {
+	b := make([]byte, 32)
+	n, _ := f.ReadAt(b, 0)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	if err != nil || pid <= 0 {
+		return "another process", false
+	}
+	return fmt.Sprintf("nodeagent with pid %d", pid), errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 }
 
 func writeAt(f *os.File, s string) error {
