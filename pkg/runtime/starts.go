@@ -93,10 +93,13 @@ func answered(err error) bool {
 	return err == nil || !errors.Is(err, errdefs.ErrUnavailable) && !errors.Is(err, errdefs.ErrTransient) && !errors.Is(err, context.Canceled)
 }
 
-// cutShort makes a container whose start nobody finished one that was never
-// started.
+// cutShort makes a container whose creation or start nobody finished one that
+// was never started. containerd notes when it made one last of all: what has no
+// such time and runs nothing was left half made by a containerd that was killed.
 func (s starts) cutShort(d *Container) {
-	if d.State != StateExited || !d.StartedAt.IsZero() || !s.open(d.ID) {
+	halfMade := d.State == StateUnknown && d.CreatedAt.IsZero() && d.StartedAt.IsZero()
+	halfStarted := d.State == StateExited && d.StartedAt.IsZero() && s.open(d.ID)
+	if !halfMade && !halfStarted {
 		return
 	}
 	d.State, d.Interrupted = StateCreated, true

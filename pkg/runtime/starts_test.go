@@ -63,6 +63,29 @@ func TestCutShortStart(t *testing.T) {
 	left(t, dir)
 }
 
+// TestHalfMadeContainer: containerd was killed before it had noted that the
+// container is made; it shows it in an unknown state, without any time.
+func TestHalfMadeContainer(t *testing.T) {
+	f := newFake(t, nil)
+	c := dialFake(t, f, nil)
+	_, id := startPod(t, c, onePod("u1"))
+	becomes := func(created, started int64) Container {
+		f.mu.Lock()
+		st := f.ctrs[id].st
+		st.State, st.CreatedAt, st.StartedAt, st.ExitCode, st.Reason = cri.ContainerState_CONTAINER_UNKNOWN, created, started, 255, "Unknown"
+		f.mu.Unlock()
+		return mustPod(t, c, "u1").Containers[0]
+	}
+	if m := becomes(0, 0); m.State != StateCreated || !m.Interrupted || m.ExitCode != 0 {
+		t.Errorf("half made: %+v", m)
+	}
+	for _, m := range []Container{becomes(1, 0), becomes(0, 1)} {
+		if m.State != StateUnknown || m.Interrupted {
+			t.Errorf("what may run is taken for half made: %+v", m)
+		}
+	}
+}
+
 func left(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
