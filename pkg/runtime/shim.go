@@ -26,8 +26,8 @@ func (c *Client) CollectShims(ctx context.Context) ([]string, error) {
 	if ok, err := c.isContainerd(ctx); err != nil || !ok {
 		return nil, err
 	}
-	idle, err := c.idleShims()
-	if err != nil || len(idle) == 0 {
+	shims, err := c.shims()
+	if err != nil || len(shims) == 0 {
 		return nil, err
 	}
 	nctx, cancel := context.WithTimeout(inNamespace(ctx), callTimeout)
@@ -37,8 +37,8 @@ func (c *Client) CollectShims(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	var ended []string
-	for _, s := range idle {
-		if known[s.id] && !s.astray {
+	for _, s := range shims {
+		if known[s.id] && !s.astray || s.busy() {
 			continue
 		}
 		if err := s.end(); err != nil {
@@ -49,16 +49,15 @@ func (c *Client) CollectShims(ctx context.Context) ([]string, error) {
 	return ended, nil
 }
 
-// idleShim is a shim without a child.
-type idleShim struct {
+// shim is a shim process of this runtime.
+type shim struct {
 	pid    int
 	id     string
 	astray bool // its folder was deleted
 	socket os.FileInfo
 }
 
-// idleShims lists those of this runtime.
-func (c *Client) idleShims() ([]idleShim, error) {
+func (c *Client) shims() ([]shim, error) {
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("cannot look for shims: %w", err)
@@ -67,22 +66,22 @@ func (c *Client) idleShims() ([]idleShim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot look for the shims of %s: %w", c.o.Endpoint, err)
 	}
-	var idle []idleShim
+	var shims []shim
 	for _, p := range procs {
 		pid, err := strconv.Atoi(p.Name())
 		if err != nil {
 			continue
 		}
 		if s, ok := lookAtShim(pid, socket); ok {
-			idle = append(idle, s)
+			shims = append(shims, s)
 		}
 	}
-	return idle, nil
+	return shims, nil
 }
 
-// lookAtShim says whether pid is an idle shim of that socket's runtime. What
-// cannot be read has just gone, or is none of ours.
-func lookAtShim(pid int, socket os.FileInfo) (s idleShim, ok bool) {
+// lookAtShim says whether pid is a shim of that socket's runtime. What cannot be
+// read has just gone, or is none of ours.
+func lookAtShim(pid int, socket os.FileInfo) (s shim, ok bool) {
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	b, err := os.ReadFile(filepath.Join(proc, "cmdline"))
 	if err != nil {
@@ -99,16 +98,22 @@ func lookAtShim(pid int, socket os.FileInfo) (s idleShim, ok bool) {
 	if err != nil {
 		return s, false
 	}
-	tasks, err := filepath.Glob(filepath.Join(proc, "task/*/children"))
-	if err != nil || len(tasks) == 0 {
-		return s, false
+	return shim{pid: pid, id: value(args, "-id"), astray: strings.HasSuffix(cwd, " (deleted)"), socket: socket}, true
+}
+
+// busy says whether the shim has a child, or may have one.
+func (s shim) busy() bool {
+	tasks := filepath.Join("/proc", strconv.Itoa(s.pid), "task")
+	threads, err := os.ReadDir(tasks)
+	if err != nil || len(threads) == 0 {
+		return true
 	}
-	for _, t := range tasks {
-		if children, err := os.ReadFile(t); err != nil || len(children) > 0 {
-			return s, false
+	for _, t := range threads {
+		if children, err := os.ReadFile(filepath.Join(tasks, t.Name(), "children")); err != nil || len(children) > 0 {
+			return true
 		}
 	}
-	return idleShim{pid: pid, id: value(args, "-id"), astray: strings.HasSuffix(cwd, " (deleted)"), socket: socket}, true
+	return false
 }
 
 // value is the argument behind the flag.
@@ -120,7 +125,7 @@ func value(args []string, flag string) string {
 }
 
 // end kills the shim unless its number has passed to another process.
-func (s idleShim) end() error {
+func (s shim) end() error {
 	fd, err := unix.PidfdOpen(s.pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -129,7 +134,7 @@ func (s idleShim) end() error {
 		return fmt.Errorf("cannot end the abandoned shim %s (pid %d): %w", s.id, s.pid, err)
 	}
 	defer unix.Close(fd)
-	if now, ok := lookAtShim(s.pid, s.socket); !ok || now.id != s.id {
+	if now, ok := lookAtShim(s.pid, s.socket); !ok || now.id != s.id || now.busy() {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

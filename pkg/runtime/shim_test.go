@@ -11,8 +11,8 @@ import (
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 )
 
-// shim runs a shell under the name and arguments of a shim, in a folder of its own.
-func shim(t *testing.T, id, namespace, socket, script string, deleted bool) *exec.Cmd {
+// fakeShim runs a shell under the name and arguments of a shim, in a folder of its own.
+func fakeShim(t *testing.T, id, namespace, socket, script string, deleted bool) *exec.Cmd {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), id)
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -64,11 +64,11 @@ func TestCollectShims(t *testing.T) {
 	c := dialFake(t, f, nil)
 	other := newFake(t, nil)
 	const idle, busy = "echo up; read x", "exec 3<&0; cat <&3 & echo up; wait"
-	gone := []*exec.Cmd{shim(t, "astray", criNamespace, f.path, idle, true), shim(t, "no-record", criNamespace, f.path, idle, false)}
-	shim(t, "in-use", criNamespace, f.path, idle, false)
-	shim(t, "carries", criNamespace, f.path, busy, true)
-	shim(t, "namespace", "moby", f.path, idle, true)
-	shim(t, "other-runtime", criNamespace, other.path, idle, true)
+	gone := []*exec.Cmd{fakeShim(t, "astray", criNamespace, f.path, idle, true), fakeShim(t, "no-record", criNamespace, f.path, idle, false)}
+	fakeShim(t, "in-use", criNamespace, f.path, idle, false)
+	fakeShim(t, "carries", criNamespace, f.path, busy, true)
+	fakeShim(t, "namespace", "moby", f.path, idle, true)
+	fakeShim(t, "other-runtime", criNamespace, other.path, idle, true)
 	ended, err := c.CollectShims(t.Context())
 	slices.Sort(ended)
 	if err != nil || !slices.Equal(ended, []string{"astray", "no-record"}) {
