@@ -386,7 +386,11 @@ func (f *fakeRuntime) ContainerStatus(_ context.Context, r *cri.ContainerStatusR
 	if c.ended && c.lag == 0 {
 		c.settle()
 	}
-	return &cri.ContainerStatusResponse{Status: proto.Clone(c.st).(*cri.ContainerStatus)}, nil
+	st := proto.Clone(c.st).(*cri.ContainerStatus)
+	if st.CreatedAt == 0 { // containerd takes its own container's time then; the list shows 0
+		st.CreatedAt = 1
+	}
+	return &cri.ContainerStatusResponse{Status: st}, nil
 }
 
 func (c *fakeCtr) settle() {

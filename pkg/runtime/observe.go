@@ -282,7 +282,7 @@ func (c *Client) detailContainer(ctx context.Context, l *cri.Container, wait boo
 			return nil, err
 		}
 		d := containerOf(l, r)
-		c.starts.cutShort(d)
+		c.starts.cutShort(d, l)
 		return d, nil
 	}
 	d, err := ask()

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 )
 
@@ -94,10 +96,11 @@ func answered(err error) bool {
 }
 
 // cutShort makes a container whose creation or start nobody finished one that
-// was never started. containerd notes when it made one last of all: what has no
-// such time and runs nothing was left half made by a containerd that was killed.
-func (s starts) cutShort(d *Container) {
-	halfMade := d.State == StateUnknown && d.CreatedAt.IsZero() && d.StartedAt.IsZero()
+// was never started. containerd notes when it made one last of all: what is
+// listed without such a time and runs nothing was left half made when it was
+// killed. (Asked for its status it makes a time up.)
+func (s starts) cutShort(d *Container, listed *cri.Container) {
+	halfMade := d.State == StateUnknown && listed.GetCreatedAt() == 0 && d.StartedAt.IsZero()
 	halfStarted := d.State == StateExited && d.StartedAt.IsZero() && s.open(d.ID)
 	if !halfMade && !halfStarted {
 		return
