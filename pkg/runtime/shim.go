@@ -21,7 +21,8 @@ import (
 // Such a shim is one of this runtime's socket without a child, whose container
 // has no record any more or whose folder was deleted. One that carries a
 // container, or is about to, is never that: the record and the folder are there
-// before the shim.
+// before the shim. A runc that waits to be let go is no child: with the record
+// gone nobody will.
 func (c *Client) CollectShims(ctx context.Context) ([]string, error) {
 	if ok, err := c.isContainerd(ctx); err != nil || !ok {
 		return nil, err
@@ -38,7 +39,10 @@ func (c *Client) CollectShims(ctx context.Context) ([]string, error) {
 	}
 	var ended []string
 	for _, s := range shims {
-		if known[s.id] && !s.astray || s.busy() {
+		if known[s.id] && !s.astray {
+			continue
+		}
+		if inits, busy := s.children(); busy || known[s.id] && len(inits) > 0 {
 			continue
 		}
 		if err := s.end(); err != nil {
@@ -101,19 +105,34 @@ func lookAtShim(pid int, socket os.FileInfo) (s shim, ok bool) {
 	return shim{pid: pid, id: value(args, "-id"), astray: strings.HasSuffix(cwd, " (deleted)"), socket: socket}, true
 }
 
-// busy says whether the shim has a child, or may have one.
-func (s shim) busy() bool {
+// children says whether the shim has a child, or may have one, and lists those
+// that are runc and wait for the start of their container.
+func (s shim) children() (inits []int, busy bool) {
 	tasks := filepath.Join("/proc", strconv.Itoa(s.pid), "task")
 	threads, err := os.ReadDir(tasks)
 	if err != nil || len(threads) == 0 {
-		return true
+		return nil, true
 	}
 	for _, t := range threads {
-		if children, err := os.ReadFile(filepath.Join(tasks, t.Name(), "children")); err != nil || len(children) > 0 {
-			return true
+		list, err := os.ReadFile(filepath.Join(tasks, t.Name(), "children"))
+		if err != nil {
+			return nil, true
+		}
+		for _, child := range strings.Fields(string(list)) {
+			pid, err := strconv.Atoi(child)
+			if err != nil || !isInit(pid) {
+				return nil, true
+			}
+			inits = append(inits, pid)
 		}
 	}
-	return false
+	return inits, false
+}
+
+func isInit(pid int) bool {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	args := strings.Split(string(b), "\x00")
+	return err == nil && len(args) > 1 && filepath.Base(args[0]) == "runc" && args[1] == "init"
 }
 
 // value is the argument behind the flag.
@@ -124,21 +143,42 @@ func value(args []string, flag string) string {
 	return ""
 }
 
-// end kills the shim unless its number has passed to another process.
+// end kills the shim, and a runc that waits below it, unless their numbers have
+// passed to other processes.
 func (s shim) end() error {
-	fd, err := unix.PidfdOpen(s.pid, 0)
+	err := kill(s.pid, func() bool {
+		now, ok := lookAtShim(s.pid, s.socket)
+		if !ok || now.id != s.id {
+			return false
+		}
+		inits, busy := s.children()
+		for _, pid := range inits {
+			err := kill(pid, func() bool { return isInit(pid) })
+			busy = busy || err != nil
+		}
+		return !busy
+	})
+	if err != nil {
+		return fmt.Errorf("cannot end the abandoned shim %s (pid %d): %w", s.id, s.pid, err)
+	}
+	return nil
+}
+
+// kill ends a process that still is the one meant.
+func kill(pid int, still func() bool) error {
+	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot end the abandoned shim %s (pid %d): %w", s.id, s.pid, err)
+		return err
 	}
 	defer unix.Close(fd)
-	if now, ok := lookAtShim(s.pid, s.socket); !ok || now.id != s.id || now.busy() {
+	if !still() {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("cannot end the abandoned shim %s (pid %d): %w", s.id, s.pid, err)
+		return err
 	}
 	return nil
 }

@@ -60,18 +60,30 @@ func (s fakeRecords) List(context.Context, *containersapi.ListContainersRequest)
 
 // TestCollectShims: of all shims only those that containerd gave up end.
 func TestCollectShims(t *testing.T) {
-	f := newFake(t, func(f *fakeRuntime) { f.name, f.records = containerdName, []string{"in-use", "astray"} })
+	f := newFake(t, func(f *fakeRuntime) { f.name, f.records = containerdName, []string{"in-use", "in-use-waits", "astray"} })
 	c := dialFake(t, f, nil)
 	other := newFake(t, nil)
 	const idle, busy = "echo up; read x", "exec 3<&0; cat <&3 & echo up; wait"
-	gone := []*exec.Cmd{fakeShim(t, "astray", criNamespace, f.path, idle, true), fakeShim(t, "no-record", criNamespace, f.path, idle, false)}
+	// A shell that is called runc and does as if it were about to become a container.
+	runc := filepath.Join(t.TempDir(), "runc")
+	if err := os.Symlink("/bin/sh", runc); err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(t.TempDir(), "init")
+	if err := os.WriteFile(script, []byte("echo up; read x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	waits := "exec 3<&0; (cd " + filepath.Dir(script) + " && exec " + runc + " init <&3) & wait"
+	gone := []*exec.Cmd{fakeShim(t, "astray", criNamespace, f.path, idle, true), fakeShim(t, "no-record", criNamespace, f.path, idle, false),
+		fakeShim(t, "no-record-waits", criNamespace, f.path, waits, false)}
 	fakeShim(t, "in-use", criNamespace, f.path, idle, false)
+	fakeShim(t, "in-use-waits", criNamespace, f.path, waits, false)
 	fakeShim(t, "carries", criNamespace, f.path, busy, true)
 	fakeShim(t, "namespace", "moby", f.path, idle, true)
 	fakeShim(t, "other-runtime", criNamespace, other.path, idle, true)
 	ended, err := c.CollectShims(t.Context())
 	slices.Sort(ended)
-	if err != nil || !slices.Equal(ended, []string{"astray", "no-record"}) {
+	if err != nil || !slices.Equal(ended, []string{"astray", "no-record", "no-record-waits"}) {
 		t.Errorf("ended %v, %v", ended, err)
 	}
 	for _, cmd := range gone {
