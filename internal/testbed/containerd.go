@@ -169,9 +169,6 @@ func (n *Node) Import(archive string) {
 // KillContainerd ends containerd with SIGKILL; its containers keep running.
 func (n *Node) KillContainerd() { n.t.Helper(); n.endContainerd(syscall.SIGKILL) }
 
-// StopContainerd ends containerd with SIGTERM; its containers keep running.
-func (n *Node) StopContainerd() { n.t.Helper(); n.endContainerd(syscall.SIGTERM) }
-
 func (n *Node) endContainerd(sig syscall.Signal) {
 	n.t.Helper()
 	n.mu.Lock()

@@ -88,20 +88,6 @@ func appendString(b []byte, s string) []byte {
 	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...)
 }
 
-// SpecHash is the hex SHA-256 of the canonical form of a document's .spec;
-// canonical is Object.Canonical. A document without a spec hashes as an empty
-// one.
-func SpecHash(canonical []byte) (string, error) {
-	var doc struct {
-		Spec json.RawMessage `json:"spec"`
-	}
-	if err := json.Unmarshal(canonical, &doc); err != nil {
-		return "", fmt.Errorf("hash the spec: %w", err)
-	}
-	// The spec's bytes stand in the canonical document as they are.
-	return hashSpec(doc.Spec), nil
-}
-
 func hashSpec(spec []byte) string {
 	if len(spec) == 0 {
 		spec = []byte("{}")

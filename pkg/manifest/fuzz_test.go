@@ -60,7 +60,7 @@ func FuzzDecode(f *testing.F) {
 				!apiequality.Semantic.DeepEqual(a.Pod, o.Pod) || !SemanticEqual(a, o) || !MetadataEqual(a, o) {
 				t.Errorf("%s\nbecomes\n%s", o.Canonical, a.Canonical)
 			}
-			if h, err := SpecHash(o.Canonical); err != nil || h != o.SpecHash {
+			if h, err := specHash(o.Canonical); err != nil || h != o.SpecHash {
 				t.Errorf("SpecHash of %s is %s, %v; want %s", o.Canonical, h, err, o.SpecHash)
 			}
 		}
