@@ -107,6 +107,16 @@ var rows = []row{
 		{from: Client, to: "cluster:80", want: PodA},
 		{from: Client, to: "cluster2:80", want: "dropped"},
 	}},
+	{name: "an address that the node itself serves", services: one(nil, PodA), node: func(n *plan.Node) {
+		n.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
+		n.Served = []netip.Addr{Addr("served", false), Addr("served", true)}
+	}, checks: []check{
+		{from: Client, to: "served:8080", want: "served"},
+		{from: PodB, to: "served:8080", want: "served", source: "own"},
+		{from: Node, to: "served:8080", want: "served"},
+		{from: Client, to: "cluster:80", want: PodA},
+		{from: Client, to: "cluster2:80", want: "dropped"},
+	}},
 	{name: "no endpoints", services: one(changes(balancer, externalIPs), PodA+":unready"), checks: []check{
 		{from: Client, to: "cluster:80", want: "refused"},
 		{from: PodB, to: "cluster:80", want: "refused"},

@@ -57,6 +57,7 @@ var addresses = map[string][2]string{
 	"cluster2": {"10.96.0.11", "fd00:96::11"},
 	"external": {"203.0.113.6", "2001:db8:99::6"},
 	"balancer": {"203.0.113.5", "2001:db8:99::5"},
+	"served":   {"10.96.0.53", "fd00:96::53"}, // of the node, in the service range
 	"loopback": {"127.0.0.1", "::1"},
 }
 
@@ -94,6 +95,8 @@ type World struct {
 // namespaces' names.
 var setup = []struct{ ns, commands string }{
 	{Node, `link set lo up
+addr add 10.96.0.53/32 dev lo
+addr add fd00:96::53/128 dev lo nodad
 link add eth0 type veth peer name eth0 netns P-client
 link add eth1 type veth peer name eth0 netns P-remote
 link add cni0 type bridge
@@ -181,9 +184,10 @@ func New(t testing.TB) *World {
 	}
 	for _, name := range []string{PodA, PodB, Remote} {
 		for _, port := range []int{PortA, PortB} {
-			w.serve(name, port)
+			w.serve(name, name, port)
 		}
 	}
+	w.serve(Node, "served", PortA)
 	return w
 }
 
@@ -233,15 +237,15 @@ func (w *World) ForgetFlows() {
 	}
 }
 
-// serve answers on one port of both addresses with "NAME:PORT SOURCE". The
+// serve answers in a host on one port of both addresses of a name with "NAME:PORT SOURCE". The
 // sockets are bound to the addresses: an answer to UDP must come from the one
 // that was asked.
-func (w *World) serve(name string, port int) {
+func (w *World) serve(host, name string, port int) {
 	for _, v6 := range []bool{false, true} {
 		addr := netip.AddrPortFrom(Addr(name, v6), uint16(port)).String()
 		var l net.Listener
 		var p net.PacketConn
-		err := w.In(name, func() (err error) {
+		err := w.In(host, func() (err error) {
 			if l, err = net.Listen("tcp", addr); err != nil {
 				return err
 			}

@@ -27,6 +27,8 @@ type Node struct {
 	LocalPods         ruleset.LocalPods
 	MasqueradeAll     bool
 	ServiceCIDRs      []netip.Prefix
+	// Served are addresses within ServiceCIDRs that the node itself answers on.
+	Served []netip.Addr
 }
 
 // Make makes the ruleset. Of two Services that claim the same address,
@@ -169,7 +171,7 @@ func comparePrefix(a, b netip.Prefix) int {
 
 // facts are what the kernel has to know of the node.
 func facts(n Node) ruleset.Node {
-	out := ruleset.Node{LocalPods: n.LocalPods, ServiceCIDRs: disjoint(slices.Clone(n.ServiceCIDRs))}
+	out := ruleset.Node{LocalPods: n.LocalPods, ServiceCIDRs: disjoint(slices.Clone(n.ServiceCIDRs)), Served: sorted(slices.Clone(n.Served))}
 	out.LocalPods.Prefixes = disjoint(slices.Clone(n.LocalPods.Prefixes))
 	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		none, all := true, false

@@ -168,15 +168,18 @@ type Node struct {
 	// 127.0.0.1. There is no such thing for ::1: the kernel routes no packet
 	// with that source out of the loopback device.
 	LoopbackNodePorts bool
-	// ServiceCIDRs are dropped where no Service has the address.
+	// ServiceCIDRs are dropped where no Service has the address, unless it is
+	// one of Served: those the node itself answers on, like the cluster DNS.
 	ServiceCIDRs []netip.Prefix
+	Served       []netip.Addr
 }
 
 // Equal compares two nodes.
 func (n Node) Equal(o Node) bool {
 	return n.LoopbackNodePorts == o.LoopbackNodePorts && n.LocalPods.Interface == o.LocalPods.Interface &&
 		slices.Equal(n.LocalPods.Prefixes, o.LocalPods.Prefixes) &&
-		slices.Equal(n.NodePortAddresses, o.NodePortAddresses) && slices.Equal(n.ServiceCIDRs, o.ServiceCIDRs)
+		slices.Equal(n.NodePortAddresses, o.NodePortAddresses) && slices.Equal(n.ServiceCIDRs, o.ServiceCIDRs) &&
+		slices.Equal(n.Served, o.Served)
 }
 
 // Ruleset is everything. Its lists are sorted and hold no duplicates; nobody

@@ -73,7 +73,8 @@ func (r *Ruleset) unserved(p Packet) Verdict {
 	if _, found := slices.BinarySearchFunc(r.ClusterIPs, p.Dst, netip.Addr.Compare); found {
 		return Reject
 	}
-	if slices.ContainsFunc(r.Node.ServiceCIDRs, func(n netip.Prefix) bool { return n.Contains(p.Dst) }) {
+	in := func(n netip.Prefix) bool { return n.Contains(p.Dst) }
+	if slices.ContainsFunc(r.Node.ServiceCIDRs, in) && !slices.Contains(r.Node.Served, p.Dst) {
 		return Drop
 	}
 	return Pass

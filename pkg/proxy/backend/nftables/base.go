@@ -144,7 +144,11 @@ func baseTable(f family, node ruleset.Node) string {
 	}
 	cidrs := ""
 	if set := prefixSet(f, node.ServiceCIDRs); set != "" {
-		cidrs = "$IP daddr " + set + " drop"
+		cidrs = "$IP daddr " + set
+		if served := addrSet(f, node.Served); served != "" {
+			cidrs += " $IP daddr != " + served
+		}
+		cidrs += " drop"
 	}
 	var lines []string
 	for line := range strings.Lines(text) {
@@ -215,8 +219,23 @@ func prefixSet(f family, all []netip.Prefix) string {
 			out = append(out, p.String())
 		}
 	}
-	if len(out) == 0 {
+	return anonymous(out)
+}
+
+// addrSet is the same of addresses.
+func addrSet(f family, all []netip.Addr) string {
+	var out []string
+	for _, a := range all {
+		if f.has(a) {
+			out = append(out, a.String())
+		}
+	}
+	return anonymous(out)
+}
+
+func anonymous(elements []string) string {
+	if len(elements) == 0 {
 		return ""
 	}
-	return "{ " + strings.Join(out, ", ") + " }"
+	return "{ " + strings.Join(elements, ", ") + " }"
 }
