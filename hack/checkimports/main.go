@@ -54,10 +54,11 @@ var layers = []struct {
 var exceptions = map[string]string{
 	"pkg/podworker → pkg/status": "status is computed by a pure function that the worker calls",
 
-	"pkg/proxy/servicemap → pkg/proxy/ruleset": "the ruleset's words are those of the whole proxy",
-	"pkg/proxy/plan → pkg/proxy/ruleset":       "the plan makes it",
-	"pkg/proxy/plan → pkg/proxy/servicemap":    "the plan is made of it",
-	"pkg/proxy/conntrack → pkg/proxy/ruleset":  "flows are judged by what the Services mean",
+	"pkg/proxy/servicemap → pkg/proxy/ruleset":  "the ruleset's words are those of the whole proxy",
+	"pkg/proxy/plan → pkg/proxy/ruleset":        "the plan makes it",
+	"pkg/proxy/plan → pkg/proxy/servicemap":     "the plan is made of it",
+	"pkg/proxy/conntrack → pkg/proxy/ruleset":   "flows are judged by what the Services mean",
+	"pkg/proxy/healthcheck → pkg/proxy/ruleset": "its ports are node ports",
 }
 
 // banned are imports that the product must not have, with the reason.

@@ -111,6 +111,31 @@ func (p *planner) hinted(all []servicemap.Endpoint, like netip.Addr) filter {
 	return everybody
 }
 
+// HealthChecks are the health-check node ports of all Services that have one.
+// A pod that serves several ports is one endpoint.
+func HealthChecks(services servicemap.Snapshot, node Node) []ruleset.HealthCheck {
+	p := planner{node: node}
+	var out []ruleset.HealthCheck
+	for _, s := range services {
+		if s.HealthCheckNodePort == 0 {
+			continue
+		}
+		for _, ip := range s.ClusterIPs {
+			var local []netip.Addr
+			for i := range s.Ports {
+				for _, e := range p.pick(s.Ports[i].Endpoints, ip, servicemap.Ready, p.local) {
+					local = append(local, e.Addr())
+				}
+			}
+			out = append(out, ruleset.HealthCheck{
+				Namespace: s.Name.Namespace.Value(), Name: s.Name.Name,
+				Family: ruleset.AnyAddr(ip), Port: s.HealthCheckNodePort, Local: len(sorted(local)),
+			})
+		}
+	}
+	return out
+}
+
 // ServingUDP are the endpoints of each UDP frontend that still serve, whether
 // or not new connections may go there; a node port by the unspecified address
 // of its family. It is what pkg/proxy/conntrack keeps.

@@ -148,3 +148,19 @@ func TestServingUDP(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+func TestHealthChecks(t *testing.T) {
+	s := snapshot(t, func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		s.Spec.HealthCheckNodePort = 31000
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: 53, Protocol: corev1.ProtocolUDP})
+	})
+	for node, want := range map[string]int{"here": 1, "third": 0} {
+		got := plan.HealthChecks(s, plan.Node{Name: node})
+		if len(got) != 2 || got[0] != (ruleset.HealthCheck{Namespace: "ns", Name: "s", Family: netip.IPv4Unspecified(), Port: 31000, Local: want}) ||
+			got[1].Family != netip.IPv6Unspecified() || got[1].Local != want {
+			t.Errorf("%s: got %+v", node, got)
+		}
+	}
+}

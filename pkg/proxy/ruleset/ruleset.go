@@ -182,6 +182,15 @@ func (n Node) Equal(o Node) bool {
 		slices.Equal(n.Served, o.Served)
 }
 
+// HealthCheck is the health-check node port of one Service in one family:
+// there a load balancer asks whether the node has endpoints of it.
+type HealthCheck struct {
+	Namespace, Name string
+	Family          netip.Addr // its unspecified address
+	Port            uint16
+	Local           int // the Service's ready endpoints on this node
+}
+
 // Ruleset is everything. Its lists are sorted and hold no duplicates; nobody
 // changes them once it is made.
 type Ruleset struct {
