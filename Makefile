@@ -87,7 +87,7 @@ fuzz: go ## every fuzz target for FUZZTIME each
 
 .PHONY: bench
 bench: go deps-test build ## nodeagent, kubelet and the floor side by side; takes about half an hour
-	@hack/build-kubelet.sh
+	@hack/build-kubernetes.sh kubelet
 	NODEAGENT_BIN=$(CURDIR)/bin/nodeagent go test -tags bench -count=1 -timeout 4h -v -run '^TestCompare$$' ./bench
 
 .PHONY: test-container
