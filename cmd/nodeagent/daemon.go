@@ -38,6 +38,10 @@ func (s *settings) bind(c *cobra.Command) {
 	complete(c, "log-level", func(*cobra.Command, []string) []string { return []string{"debug", "info", "warn", "error"} })
 	complete(c, "log-format", func(*cobra.Command, []string) []string { return []string{"text", "json"} })
 	complete(c, "proxy-mode", func(*cobra.Command, []string) []string { return config.ProxyModes() })
+	complete(c, "detect-local-mode", func(*cobra.Command, []string) []string {
+		return []string{config.DetectClusterCIDR, config.DetectNodeCIDR, config.DetectBridgeInterface, config.DetectInterfacePrefix}
+	})
+	complete(c, "ipvs-scheduler", func(*cobra.Command, []string) []string { return config.IPVSSchedulers() })
 	complete(c, "runtime-endpoint", func(*cobra.Command, []string) []string {
 		return []string{config.EndpointAuto, config.EndpointEmbedded, "unix:///run/containerd/containerd.sock"}
 	})

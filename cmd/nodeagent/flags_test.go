@@ -35,6 +35,19 @@ nodeIP: [192.0.2.250]
 nodeLabels: {f: f}
 log: {level: error, format: json}
 listen: 127.0.0.1:1
+proxyMode: ipvs
+proxy:
+  serviceCIDRs: [10.251.0.0/16]
+  nodePortRange: 1-2
+  nodePortAddresses: [10.252.0.0/16]
+  loadBalancerIPs: [192.0.2.249]
+  clusterCIDRs: [10.253.0.0/16]
+  podBridgeInterface: f
+  podInterfaceNamePrefix: f
+  ipvsScheduler: lc
+  healthzBindAddress: 127.0.0.1:2
+  metricsBindAddress: 127.0.0.1:3
+dns: {clusterDNS: [10.251.0.53], clusterDomain: f}
 `
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -67,10 +80,31 @@ listen: 127.0.0.1:1
 		"log-format":            {"text", func(c *C) any { return c.Log.Format }, "text"},
 		"listen":                {"none", func(c *C) any { return c.Listen }, "none"},
 		"proxy-mode":            {"none", func(c *C) any { return c.ProxyMode }, "none"},
+		"kubeconfig":            {"kc", func(c *C) any { return c.Kubeconfig }, cwd + "/kc"},
+		"service-cidr":          {"10.251.0.0/24,fd02::/64", func(c *C) any { return c.Proxy.ServiceCIDRs }, "[10.251.0.0/24 fd02::/64]"},
+
+		"service-node-port-range":    {"7-9", func(c *C) any { return c.Proxy.NodePortRange }, "7-9"},
+		"nodeport-addresses":         {"primary", func(c *C) any { return c.Proxy.NodePortAddresses }, "[primary]"},
+		"load-balancer-ips":          {"192.0.2.7,192.0.2.8-192.0.2.9", func(c *C) any { return c.Proxy.LoadBalancerIPs }, "[192.0.2.7 192.0.2.8-192.0.2.9]"},
+		"masquerade-all":             {"", func(c *C) any { return c.Proxy.MasqueradeAll }, "true"},
+		"detect-local-mode":          {"NodeCIDR", func(c *C) any { return c.Proxy.DetectLocalMode }, "NodeCIDR"},
+		"cluster-cidr":               {"10.1.0.0/16", func(c *C) any { return c.Proxy.ClusterCIDRs }, "[10.1.0.0/16]"},
+		"pod-bridge-interface":       {"br0", func(c *C) any { return c.Proxy.PodBridgeInterface }, "br0"},
+		"pod-interface-name-prefix":  {"veth", func(c *C) any { return c.Proxy.PodInterfaceNamePrefix }, "veth"},
+		"ipvs-scheduler":             {"sh", func(c *C) any { return c.Proxy.IPVSScheduler }, "sh"},
+		"ipvs-strict-arp":            {"", func(c *C) any { return c.Proxy.IPVSStrictARP }, "true"},
+		"proxy-healthz-bind-address": {"none", func(c *C) any { return c.Proxy.HealthzBindAddress }, "none"},
+		"proxy-metrics-bind-address": {"127.0.0.1:10249", func(c *C) any { return c.Proxy.MetricsBindAddress }, "127.0.0.1:10249"},
+		"cluster-dns":                {"10.251.0.54", func(c *C) any { return c.DNS.ClusterDNS }, "[10.251.0.54]"},
+		"cluster-domain":             {"x.y", func(c *C) any { return c.DNS.ClusterDomain }, "x.y"},
 	}
 	for name, f := range flags {
 		p := newProgram(t)
-		if code := p.main(t, "run", "--config", file, "--"+name, f.value); code != 0 {
+		args := []string{"run", "--config", file, "--" + name}
+		if f.value != "" {
+			args = append(args, f.value)
+		}
+		if code := p.main(t, args...); code != 0 {
 			t.Errorf("--%s %s: code %d, %s", name, f.value, code, &p.err)
 			continue
 		}

@@ -86,8 +86,7 @@ func TestRefused(t *testing.T) {
 		{"describe node", "for pods"},
 		{"version -o yaml", "json only"},
 		{"check -o yaml", "there is: json"},
-		{"run --proxy-mode iptables", "it knows: none"},
-		{"run --kubeconfig x", "unknown flag: --kubeconfig"},
+		{"run --proxy-mode ebpf", "must be one of: auto, iptables, ipvs, nftables, userspace, none"},
 		{"run --node-labels gpu", "key=value"},
 		{"run --manifest-url-header x", "NAME=VALUE"},
 		{"run --listen 10248", "must be ADDRESS:PORT"},
@@ -248,7 +247,7 @@ func TestCompletion(t *testing.T) {
 		"get pods -o ":       cli.Outputs(),
 		"run --log-level ":   {"debug", "info", "warn", "error"},
 		"run --log-level w":  {"warn"},
-		"run --proxy-mode ":  {"none"},
+		"run --proxy-mode ":  config.ProxyModes(),
 		"describe ":          {"pod"},
 		"validate ":          {"yaml", "yml", "json"},
 		"get pods ":          nil, // no agent, no names, no error in the prompt

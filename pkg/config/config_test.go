@@ -53,7 +53,8 @@ func TestLoadErrorsNameFileLineAndField(t *testing.T) {
 		{"syntax", head + "nodeName: [\n", "c.yaml:3: not valid YAML"},
 		{"missing TLS", head + "api:\n  listen: 0.0.0.0:8443\n", "c.yaml:3: api.tlsCertFile: missing"},
 		{"merge key", head + "runtime: &r\n  endpoint: auto\nimages:\n  <<: *r\n", "c.yaml:6: images: keys must be plain names"},
-		{"proxy mode", head + "proxyMode: ipvs\n", `c.yaml:3: proxyMode: "ipvs" is not a mode that this build knows; it knows: none`},
+		{"proxy mode", head + "proxyMode: ebpf\n", `c.yaml:3: proxyMode: "ebpf" must be one of: auto, iptables, ipvs, nftables, userspace, none`},
+		{"service range", head + "proxy:\n  serviceCIDRs:\n  - 10.88.0.0/17\nnetwork:\n  podCIDRs: [10.88.0.0/16]\n", "c.yaml:5: proxy.serviceCIDRs[0]: 10.88.0.0/17 overlaps 10.88.0.0/16 of network.podCIDRs"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Parse([]byte(tc.text), "c.yaml")
@@ -111,6 +112,13 @@ func TestEveryFieldSurvivesPrintAndParse(t *testing.T) {
 	c.Runtime.Endpoint, c.Runtime.CgroupDriver, c.Runtime.CgroupRoot = "unix:///x", "systemd", "/x"
 	c.Listen, c.API.Listen = "127.0.0.1:1", "127.0.0.1:2"
 	c.ProxyMode, c.Log.Level, c.Log.Format = "none", "debug", "json"
+	c.Proxy = Proxy{
+		ServiceCIDRs: []string{"10.2.0.0/16"}, NodePortRange: "1-2", NodePortAddresses: []string{"primary"},
+		LoadBalancerIPs: []string{"192.0.2.9"}, MasqueradeAll: true, DetectLocalMode: DetectNodeCIDR,
+		ClusterCIDRs: []string{"10.3.0.0/16"}, PodBridgeInterface: "x", PodInterfaceNamePrefix: "x",
+		IPVSScheduler: "sh", IPVSStrictARP: true, HealthzBindAddress: "127.0.0.1:3", MetricsBindAddress: "none",
+	}
+	c.DNS = DNS{ClusterDNS: []string{"10.2.0.10"}, ClusterDomain: "x"}
 	var b bytes.Buffer
 	if err := c.Print(&b); err != nil {
 		t.Fatal(err)
@@ -165,7 +173,8 @@ func TestDefault(t *testing.T) {
 		{"runDir", c.RunDir, "/run/nodeagent"},
 		{"listen", c.Listen, "127.0.0.1:10248"},
 		{"endpoint", c.Runtime.Endpoint, "auto"},
-		{"proxyMode", c.ProxyMode, "none"},
+		{"proxyMode", c.ProxyMode, "auto"},
+		{"clusterDNS", strings.Join(c.DNS.ClusterDNS, ","), "10.96.0.10"},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s: got %q, want %q", tc.field, tc.got, tc.want)
@@ -243,16 +252,11 @@ func TestFlagErrors(t *testing.T) {
 	if err := fs.Parse([]string{"--manifest-url-header", "NoEquals"}); err == nil || !strings.Contains(err.Error(), "NAME=VALUE") {
 		t.Errorf("got %v", err)
 	}
-	if err := fs.Parse([]string{"--proxy-mode=iptables"}); err != nil {
+	if err := fs.Parse([]string{"--proxy-mode=ebpf"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := Validate(c); err == nil || !strings.Contains(err.Error(), "it knows: none") {
+	if err := Validate(c); err == nil || !strings.Contains(err.Error(), "must be one of: auto, ") {
 		t.Errorf("got %v", err)
-	}
-	for _, later := range []string{"kubeconfig", "cluster-dns", "service-cidr"} {
-		if fs.Lookup(later) != nil {
-			t.Errorf("--%s exists and does nothing", later)
-		}
 	}
 }
 
@@ -296,6 +300,28 @@ func TestValidate(t *testing.T) {
 		{"api.tokenFile: missing", func(c *NodeAgentConfiguration) { c.API.Listen, c.API.TLSCertFile, c.API.TLSKeyFile = ":1", "/c", "/k" }},
 		{"log.level: ", func(c *NodeAgentConfiguration) { c.Log.Level = "trace" }},
 		{"log.format: ", func(c *NodeAgentConfiguration) { c.Log.Format = "xml" }},
+		{`proxyMode: "x" must be one of`, func(c *NodeAgentConfiguration) { c.ProxyMode = "x" }},
+		{"proxy.serviceCIDRs[0]: 10.96.0.0/29 has no room", proxied(func(p *Proxy) { p.ServiceCIDRs = []string{"10.96.0.0/29"} })},
+		{"proxy.serviceCIDRs[1]: 10.98.0.0/16 is of the same family", proxied(func(p *Proxy) { p.ServiceCIDRs = append(p.ServiceCIDRs, "10.98.0.0/16") })},
+		{"proxy.serviceCIDRs[0]: 10.96.0.0/16 overlaps 10.96.128.0/17 of network.podCIDRs", func(c *NodeAgentConfiguration) { c.Network.PodCIDRs = []string{"10.96.128.0/17"} }},
+		{"proxy.serviceCIDRs[0]: 10.96.0.0/16 overlaps 10.0.0.0/8 of proxy.clusterCIDRs", proxied(func(p *Proxy) { p.ClusterCIDRs = []string{"10.0.0.0/8"} })},
+		{"proxy.serviceCIDRs[0]: 192.0.2.0/24 holds 192.0.2.7, an address of this node", func(c *NodeAgentConfiguration) {
+			c.Proxy.ServiceCIDRs, c.DNS.ClusterDNS = []string{"192.0.2.0/24"}, nil
+		}},
+		{`proxy.nodePortRange: "32767-30000" must be two ports`, proxied(func(p *Proxy) { p.NodePortRange = "32767-30000" })},
+		{`proxy.nodePortRange: "0-5" must be two ports`, proxied(func(p *Proxy) { p.NodePortRange = "0-5" })},
+		{`proxy.nodePortAddresses[0]: "eth0" is not a network`, proxied(func(p *Proxy) { p.NodePortAddresses = []string{"eth0"} })},
+		{`proxy.nodePortAddresses[1]: "primary" goes with nothing else`, proxied(func(p *Proxy) { p.NodePortAddresses = []string{"10.0.0.0/8", "primary"} })},
+		{`proxy.loadBalancerIPs[0]: "x" must be an address`, proxied(func(p *Proxy) { p.LoadBalancerIPs = []string{"x"} })},
+		{`proxy.loadBalancerIPs[0]: "192.0.2.9-192.0.2.1" must lead from`, proxied(func(p *Proxy) { p.LoadBalancerIPs = []string{"192.0.2.9-192.0.2.1"} })},
+		{`proxy.loadBalancerIPs[0]: 192.0.2.1/24 has bits set`, proxied(func(p *Proxy) { p.LoadBalancerIPs = []string{"192.0.2.1/24"} })},
+		{`proxy.loadBalancerIPs[0]: 10.95.0.0-10.97.0.0 overlaps 10.96.0.0/16 of proxy.serviceCIDRs`, proxied(func(p *Proxy) { p.LoadBalancerIPs = []string{"10.95.0.0-10.97.0.0"} })},
+		{`proxy.detectLocalMode: BridgeInterface needs proxy.podBridgeInterface`, proxied(func(p *Proxy) { p.DetectLocalMode = DetectBridgeInterface })},
+		{`proxy.podBridgeInterface: "a/b" cannot be`, proxied(func(p *Proxy) { p.PodBridgeInterface = "a/b" })},
+		{`proxy.ipvsScheduler: "fair" must be one of`, proxied(func(p *Proxy) { p.IPVSScheduler = "fair" })},
+		{`proxy.healthzBindAddress: "10256" must be`, proxied(func(p *Proxy) { p.HealthzBindAddress = "10256" })},
+		{"dns.clusterDNS[0]: 10.97.0.10 is not within proxy.serviceCIDRs (10.96.0.0/16)", func(c *NodeAgentConfiguration) { c.DNS.ClusterDNS = []string{"10.97.0.10"} }},
+		{`dns.clusterDomain: "a_b": `, func(c *NodeAgentConfiguration) { c.DNS.ClusterDomain = "a_b" }},
 		{"stateDir: ", func(c *NodeAgentConfiguration) { c.StateDir = "/a\x00b" }},
 	} {
 		c := &NodeAgentConfiguration{}
@@ -304,6 +330,58 @@ func TestValidate(t *testing.T) {
 		err := Validate(c)
 		if err == nil || !strings.HasPrefix(err.Error(), tc.want) {
 			t.Errorf("got  %v\nwant %s", err, tc.want)
+		}
+	}
+}
+
+func proxied(f func(*Proxy)) func(*NodeAgentConfiguration) {
+	return func(c *NodeAgentConfiguration) { f(&c.Proxy) }
+}
+
+// With an API server the ranges are the cluster's, and its DNS may be anywhere.
+func TestACluster(t *testing.T) {
+	c := &NodeAgentConfiguration{Kubeconfig: "/kc", DNS: DNS{ClusterDNS: []string{"169.254.20.10"}}}
+	Default(c, testHost())
+	if err := Validate(c); err != nil || len(c.Proxy.ServiceCIDRs) > 0 {
+		t.Errorf("service ranges %v, %v", c.Proxy.ServiceCIDRs, err)
+	}
+}
+
+func TestDefaultDNSInEachRange(t *testing.T) {
+	c := &NodeAgentConfiguration{Proxy: Proxy{ServiceCIDRs: []string{"10.7.0.0/28", "fd07::/112"}}}
+	Default(c, testHost())
+	if want := []string{"10.7.0.10", "fd07::a"}; !reflect.DeepEqual(c.DNS.ClusterDNS, want) || Validate(c) != nil {
+		t.Errorf("%v, %v", c.DNS.ClusterDNS, Validate(c))
+	}
+}
+
+func TestDetectLocalByWhatIsSet(t *testing.T) {
+	for want, p := range map[string]Proxy{
+		DetectNodeCIDR:        {},
+		DetectClusterCIDR:     {ClusterCIDRs: []string{"10.1.0.0/16"}},
+		DetectBridgeInterface: {PodBridgeInterface: "br0"},
+		DetectInterfacePrefix: {PodInterfaceNamePrefix: "veth"},
+	} {
+		c := &NodeAgentConfiguration{Proxy: p}
+		Default(c, testHost())
+		if c.Proxy.DetectLocalMode != want {
+			t.Errorf("%+v: %s", p, c.Proxy.DetectLocalMode)
+		}
+	}
+}
+
+func TestParseAddrRange(t *testing.T) {
+	for s, want := range map[string]string{
+		"192.0.2.7":             "192.0.2.7 192.0.2.7",
+		"192.0.2.8/30":          "192.0.2.8 192.0.2.11",
+		"192.0.2.7-192.0.2.9":   "192.0.2.7 192.0.2.9",
+		"192.0.2.7 - 192.0.2.9": "192.0.2.7 192.0.2.9",
+		"fd00::/127":            "fd00:: fd00::1",
+		"fd00::1-fd00::ff":      "fd00::1 fd00::ff",
+	} {
+		first, last, err := ParseAddrRange(s)
+		if got := first.String() + " " + last.String(); err != nil || got != want {
+			t.Errorf("%s: %s, %v", s, got, err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"time"
@@ -77,9 +78,51 @@ func Default(c *NodeAgentConfiguration, h Host) {
 	num(&c.Pods.MaxTerminatedPods, 100)
 
 	str(&c.Listen, "127.0.0.1:10248")
-	str(&c.ProxyMode, ProxyNone)
+	defaultProxy(c)
 	str(&c.Log.Level, "info")
 	str(&c.Log.Format, "text")
+}
+
+func defaultProxy(c *NodeAgentConfiguration) {
+	str(&c.ProxyMode, ProxyAuto)
+	p := &c.Proxy
+	if len(p.ServiceCIDRs) == 0 && c.Kubeconfig == "" {
+		p.ServiceCIDRs = []string{"10.96.0.0/16"}
+	}
+	str(&p.NodePortRange, "30000-32767")
+	switch {
+	case len(p.ClusterCIDRs) > 0:
+		str(&p.DetectLocalMode, DetectClusterCIDR)
+	case p.PodBridgeInterface != "":
+		str(&p.DetectLocalMode, DetectBridgeInterface)
+	case p.PodInterfaceNamePrefix != "":
+		str(&p.DetectLocalMode, DetectInterfacePrefix)
+	}
+	str(&p.DetectLocalMode, DetectNodeCIDR)
+	str(&p.IPVSScheduler, "rr")
+	str(&p.HealthzBindAddress, "0.0.0.0:10256")
+	str(&p.MetricsBindAddress, ListenNone)
+	if len(c.DNS.ClusterDNS) == 0 {
+		for _, s := range p.ServiceCIDRs {
+			if a, ok := tenth(s); ok {
+				c.DNS.ClusterDNS = append(c.DNS.ClusterDNS, a.String())
+			}
+		}
+	}
+	str(&c.DNS.ClusterDomain, "cluster.local")
+}
+
+// tenth is the address where the cluster DNS is looked for by custom.
+func tenth(cidr string) (netip.Addr, bool) {
+	p, err := netip.ParsePrefix(cidr)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	a := p.Masked().Addr()
+	for range 10 {
+		a = a.Next()
+	}
+	return a, p.Contains(a)
 }
 
 func (h Host) exists(path string) bool { return h.Exists != nil && h.Exists(path) }

@@ -29,6 +29,12 @@ func list(name, usage string, at func(*NodeAgentConfiguration) *[]string) flag {
 		func(dst, src *NodeAgentConfiguration) { *at(dst) = slices.Clone(*at(src)) }}
 }
 
+func boolean(name, usage string, at func(*NodeAgentConfiguration) *bool) flag {
+	return flag{name,
+		func(fs *pflag.FlagSet, c *NodeAgentConfiguration) { fs.BoolVar(at(c), name, *at(c), usage) },
+		func(dst, src *NodeAgentConfiguration) { *at(dst) = *at(src) }}
+}
+
 // path is text that is resolved against the working folder.
 func path(name, usage string, at func(*NodeAgentConfiguration) *string) flag {
 	f := text(name, usage, at)
@@ -43,7 +49,7 @@ func path(name, usage string, at func(*NodeAgentConfiguration) *string) flag {
 
 func flags() []flag {
 	type C = NodeAgentConfiguration
-	return []flag{
+	all := []flag{
 		path("manifests", "folder or file of Pod manifests to run", func(c *C) *string { return &c.Manifests }),
 		text("manifest-url", "URL that is polled for Pod manifests", func(c *C) *string { return &c.ManifestURL }),
 		{"manifest-url-header",
@@ -75,7 +81,31 @@ func flags() []flag {
 		text("log-level", "debug, info, warn or error (default info)", func(c *C) *string { return &c.Log.Level }),
 		text("log-format", "text or json (default text)", func(c *C) *string { return &c.Log.Format }),
 		text("listen", "address for healthz, readyz and metrics, or none (default 127.0.0.1:10248)", func(c *C) *string { return &c.Listen }),
-		text("proxy-mode", "who programs Services; this build knows: "+strings.Join(ProxyModes(), ", ")+" (default none)", func(c *C) *string { return &c.ProxyMode }),
+	}
+	return append(all, proxyFlags()...)
+}
+
+// proxyFlags have the names of kube-proxy's, kubelet's and kube-apiserver's.
+func proxyFlags() []flag {
+	type C = NodeAgentConfiguration
+	return []flag{
+		path("kubeconfig", "kubeconfig of the API server whose Services are served", func(c *C) *string { return &c.Kubeconfig }),
+		text("proxy-mode", "how Services are served: "+strings.Join(ProxyModes(), ", ")+" (default "+ProxyAuto+")", func(c *C) *string { return &c.ProxyMode }),
+		list("service-cidr", "addresses of Services, one range per family, comma-separated (default 10.96.0.0/16)", func(c *C) *[]string { return &c.Proxy.ServiceCIDRs }),
+		text("service-node-port-range", "node ports that Services get, FIRST-LAST (default 30000-32767)", func(c *C) *string { return &c.Proxy.NodePortRange }),
+		list("nodeport-addresses", "prefixes of the node's addresses that serve node ports, or "+NodePortsPrimary+" (default: all but loopback)", func(c *C) *[]string { return &c.Proxy.NodePortAddresses }),
+		list("load-balancer-ips", "addresses that Services of type LoadBalancer get: addresses, networks, ranges FIRST-LAST", func(c *C) *[]string { return &c.Proxy.LoadBalancerIPs }),
+		boolean("masquerade-all", "hide the client of every connection to a cluster IP", func(c *C) *bool { return &c.Proxy.MasqueradeAll }),
+		text("detect-local-mode", "what tells this node's pods: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix (default NodeCIDR)", func(c *C) *string { return &c.Proxy.DetectLocalMode }),
+		list("cluster-cidr", "networks of all pods, for --detect-local-mode ClusterCIDR", func(c *C) *[]string { return &c.Proxy.ClusterCIDRs }),
+		text("pod-bridge-interface", "bridge of the pods, for --detect-local-mode BridgeInterface", func(c *C) *string { return &c.Proxy.PodBridgeInterface }),
+		text("pod-interface-name-prefix", "what the pods' interfaces are called, for --detect-local-mode InterfaceNamePrefix", func(c *C) *string { return &c.Proxy.PodInterfaceNamePrefix }),
+		text("ipvs-scheduler", "scheduler of --proxy-mode ipvs (default rr)", func(c *C) *string { return &c.Proxy.IPVSScheduler }),
+		boolean("ipvs-strict-arp", "keep the node from answering ARP for Services' addresses", func(c *C) *bool { return &c.Proxy.IPVSStrictARP }),
+		text("proxy-healthz-bind-address", "address for the proxy's /healthz, or none (default 0.0.0.0:10256)", func(c *C) *string { return &c.Proxy.HealthzBindAddress }),
+		text("proxy-metrics-bind-address", "address for /metrics and /proxyMode as of kube-proxy, or none (default none)", func(c *C) *string { return &c.Proxy.MetricsBindAddress }),
+		list("cluster-dns", "addresses of the cluster DNS, comma-separated (default: the tenth of --service-cidr)", func(c *C) *[]string { return &c.DNS.ClusterDNS }),
+		text("cluster-domain", "what names of Services end in (default cluster.local)", func(c *C) *string { return &c.DNS.ClusterDomain }),
 	}
 }
 

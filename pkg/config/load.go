@@ -169,6 +169,7 @@ func (c *NodeAgentConfiguration) paths() []pathField {
 		{"network.binDir", &c.Network.BinDir},
 		{"network.resolvConf", &c.Network.ResolvConf},
 		{"images.credentialsFile", &c.Images.CredentialsFile},
+		{"kubeconfig", &c.Kubeconfig},
 		{"api.tlsCertFile", &c.API.TLSCertFile},
 		{"api.tlsKeyFile", &c.API.TLSKeyFile},
 		{"api.tokenFile", &c.API.TokenFile},

@@ -59,9 +59,13 @@ type NodeAgentConfiguration struct {
 	// API is the local API over TCP, besides the socket in RunDir.
 	API API `json:"api,omitzero"`
 
-	// ProxyMode says who programs Services: "none" leaves them to somebody else
-	// and is the only mode of this build.
+	// Kubeconfig names the API server whose Services are served; empty: those
+	// of the manifests only.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+	// ProxyMode is how Services get into the kernel (see ProxyModes). Default auto.
 	ProxyMode string `json:"proxyMode,omitempty"`
+	Proxy     Proxy  `json:"proxy,omitzero"`
+	DNS       DNS    `json:"dns,omitzero"`
 
 	Log Log `json:"log,omitzero"`
 }
@@ -99,6 +103,52 @@ type Network struct {
 	// ResolvConf is the host's resolver file. Default /etc/resolv.conf, or
 	// systemd-resolved's when that is in use.
 	ResolvConf string `json:"resolvConf,omitempty"`
+}
+
+// Proxy is how Services are served.
+type Proxy struct {
+	// ServiceCIDRs are the addresses of Services, one range per family. Default
+	// ["10.96.0.0/16"]; with Kubeconfig none, since the cluster knows.
+	ServiceCIDRs []string `json:"serviceCIDRs,omitempty"`
+	// NodePortRange is FIRST-LAST (see ParsePortRange). Default 30000-32767.
+	NodePortRange string `json:"nodePortRange,omitempty"`
+	// NodePortAddresses are prefixes of the node's addresses that serve node
+	// ports, or "primary" for those in NodeIP; empty: all but loopback.
+	NodePortAddresses []string `json:"nodePortAddresses,omitempty"`
+	// LoadBalancerIPs are addresses, prefixes or ranges FIRST-LAST (see
+	// ParseAddrRange) that Services of type LoadBalancer get.
+	LoadBalancerIPs []string `json:"loadBalancerIPs,omitempty"`
+	// MasqueradeAll hides the client of every connection to a cluster IP.
+	MasqueradeAll bool `json:"masqueradeAll,omitempty"`
+
+	// DetectLocalMode says how the node's own pods are told from others (see
+	// DetectLocalModes). Default: by whichever of the three below is set, else
+	// NodeCIDR, the node's own pod range.
+	DetectLocalMode        string   `json:"detectLocalMode,omitempty"`
+	ClusterCIDRs           []string `json:"clusterCIDRs,omitempty"`
+	PodBridgeInterface     string   `json:"podBridgeInterface,omitempty"`
+	PodInterfaceNamePrefix string   `json:"podInterfaceNamePrefix,omitempty"`
+
+	// IPVSScheduler is the kernel's name of one. Default rr.
+	IPVSScheduler string `json:"ipvsScheduler,omitempty"`
+	// IPVSStrictARP keeps the node from answering ARP for Services' addresses.
+	IPVSStrictARP bool `json:"ipvsStrictARP,omitempty"`
+
+	// HealthzBindAddress serves /healthz as kube-proxy does. Default
+	// 0.0.0.0:10256; "none" turns it off.
+	HealthzBindAddress string `json:"healthzBindAddress,omitempty"`
+	// MetricsBindAddress serves /metrics and /proxyMode where kube-proxy does.
+	// Default "none".
+	MetricsBindAddress string `json:"metricsBindAddress,omitempty"`
+}
+
+// DNS is the cluster's, which the agent serves where there is no Kubeconfig.
+type DNS struct {
+	// ClusterDNS are its addresses, in ServiceCIDRs when the agent serves them.
+	// Default: the tenth of each service range.
+	ClusterDNS []string `json:"clusterDNS,omitempty"`
+	// ClusterDomain is what names of Services end in. Default cluster.local.
+	ClusterDomain string `json:"clusterDomain,omitempty"`
 }
 
 // Images is the pulling and collecting of images.

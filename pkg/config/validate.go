@@ -23,11 +23,7 @@ const (
 	EndpointAuto     = "auto"
 	EndpointEmbedded = "embedded"
 	ListenNone       = "none"
-	ProxyNone        = "none"
 )
-
-// ProxyModes are the modes that this build knows.
-func ProxyModes() []string { return []string{ProxyNone} }
 
 // Validate says everything that is wrong with c, each as an *Error without a
 // line. A field at its zero value is one that Default fills and is never
@@ -55,6 +51,8 @@ func problems(c *NodeAgentConfiguration) []*Error {
 	k.limits(c)
 	k.durations(c)
 	k.servers(c)
+	k.proxy(c)
+	k.dns(c)
 	for _, p := range c.paths() {
 		if strings.ContainsRune(*p.value, 0) {
 			k.bad(p.field, "holds a NUL byte")
@@ -62,9 +60,6 @@ func problems(c *NodeAgentConfiguration) []*Error {
 	}
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "text", "json")
-	if c.ProxyMode != "" && !slices.Contains(ProxyModes(), c.ProxyMode) {
-		k.bad("proxyMode", "%q is not a mode that this build knows; it knows: %s", c.ProxyMode, strings.Join(ProxyModes(), ", "))
-	}
 	return k.found
 }
 
@@ -142,21 +137,40 @@ func (k *checker) source(c *NodeAgentConfiguration) {
 }
 
 func (k *checker) network(n *Network) {
+	k.cidrs("network.podCIDRs", n.PodCIDRs, "10.88.0.0/16", func(field string, p netip.Prefix) {
+		if p.Addr().BitLen()-p.Bits() < 2 {
+			k.bad(field, "%s has no room for pods", p)
+		}
+	})
+}
+
+// cidrs checks a list of at most one network per family, and each with more.
+func (k *checker) cidrs(list string, values []string, example string, more func(field string, p netip.Prefix)) {
 	families := map[bool]string{}
-	for i, s := range n.PodCIDRs {
-		field := fmt.Sprintf("network.podCIDRs[%d]", i)
-		p, err := netip.ParsePrefix(s)
-		switch {
-		case err != nil:
-			k.bad(field, "%q is not a network such as 10.88.0.0/16", s)
+	for i, s := range values {
+		field := fmt.Sprintf("%s[%d]", list, i)
+		p, ok := k.prefix(field, s, example)
+		if !ok {
 			continue
-		case p.Masked() != p:
-			k.bad(field, "%s has bits set behind its length; did you mean %s?", s, p.Masked())
-		case p.Addr().BitLen()-p.Bits() < 2:
-			k.bad(field, "%s has no room for pods", s)
+		}
+		if more != nil {
+			more(field, p)
 		}
 		k.onePerFamily(field, s, p.Addr().Is4(), families)
 	}
+}
+
+// prefix parses a network; ok is that it is one, if with bits too many.
+func (k *checker) prefix(field, s, example string) (p netip.Prefix, ok bool) {
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil:
+		k.bad(field, "%q is not a network such as %s", s, example)
+		return p, false
+	case p.Masked() != p:
+		k.bad(field, "%s has bits set behind its length; did you mean %s?", s, p.Masked())
+	}
+	return p.Masked(), true
 }
 
 func (k *checker) runtime(r *Runtime) {
