@@ -16,9 +16,48 @@ import (
 // TestEveryFlagTakesEffect: what is said on the command line arrives at the
 // agent, over what the file says.
 func TestEveryFlagTakesEffect(t *testing.T) {
-	type C = config.NodeAgentConfiguration
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	text := `apiVersion: nodeagent/v1alpha1
+	if err := os.WriteFile(file, []byte(everyFlagsField), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cwd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := flagCases(cwd)
+	for name, f := range flags {
+		p := newProgram(t)
+		args := []string{"run", "--config", file, "--" + name}
+		if f.value != "" {
+			args = append(args, f.value)
+		}
+		if code := p.main(t, args...); code != 0 {
+			t.Errorf("--%s %s: code %d, %s", name, f.value, code, &p.err)
+			continue
+		}
+		if got := fmt.Sprint(f.field(p.ran[0])); got != f.want {
+			t.Errorf("--%s %s: the agent gets %s, want %s", name, f.value, got, f.want)
+		}
+	}
+	run, _, err := newProgram(t).app.root().Find([]string{"run"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run.Flags().VisitAll(func(f *pflag.Flag) {
+		if _, ok := flags[f.Name]; !ok && f.Name != "config" && f.Name != "help" {
+			t.Errorf("--%s is not tested: what does it set?", f.Name)
+		}
+		// What an agent was told, its check, its cleanup and its config must be.
+		for _, other := range []string{"config", "check", "cleanup"} {
+			if c, _, err := newProgram(t).app.root().Find([]string{other}); err != nil || c.Flags().Lookup(f.Name) == nil && f.Name != "help" {
+				t.Errorf("%s has no --%s: %v", other, f.Name, err)
+			}
+		}
+	})
+}
+
+// everyFlagsField sets each field that a flag sets, to something else.
+const everyFlagsField = `apiVersion: nodeagent/v1alpha1
 kind: NodeAgentConfiguration
 manifests: /f
 manifestURL: https://f/f
@@ -49,18 +88,16 @@ proxy:
   metricsBindAddress: 127.0.0.1:3
 dns: {clusterDNS: [10.251.0.53], clusterDomain: f}
 `
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cwd, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	flags := map[string]struct {
-		value string
-		field func(*C) any
-		want  string
-	}{
+
+type flagCase struct {
+	value string // "" is a flag without one
+	field func(*config.NodeAgentConfiguration) any
+	want  string
+}
+
+func flagCases(cwd string) map[string]flagCase {
+	type C = config.NodeAgentConfiguration
+	return map[string]flagCase{
 		"manifests":             {"pods", func(c *C) any { return c.Manifests }, cwd + "/pods"},
 		"manifest-url":          {"https://x/p", func(c *C) any { return c.ManifestURL }, "https://x/p"},
 		"manifest-url-header":   {"A=b=c", func(c *C) any { return c.ManifestURLHeader }, "map[A:[b=c]]"},
@@ -98,35 +135,6 @@ dns: {clusterDNS: [10.251.0.53], clusterDomain: f}
 		"cluster-dns":                {"10.251.0.54", func(c *C) any { return c.DNS.ClusterDNS }, "[10.251.0.54]"},
 		"cluster-domain":             {"x.y", func(c *C) any { return c.DNS.ClusterDomain }, "x.y"},
 	}
-	for name, f := range flags {
-		p := newProgram(t)
-		args := []string{"run", "--config", file, "--" + name}
-		if f.value != "" {
-			args = append(args, f.value)
-		}
-		if code := p.main(t, args...); code != 0 {
-			t.Errorf("--%s %s: code %d, %s", name, f.value, code, &p.err)
-			continue
-		}
-		if got := fmt.Sprint(f.field(p.ran[0])); got != f.want {
-			t.Errorf("--%s %s: the agent gets %s, want %s", name, f.value, got, f.want)
-		}
-	}
-	run, _, err := newProgram(t).app.root().Find([]string{"run"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	run.Flags().VisitAll(func(f *pflag.Flag) {
-		if _, ok := flags[f.Name]; !ok && f.Name != "config" && f.Name != "help" {
-			t.Errorf("--%s is not tested: what does it set?", f.Name)
-		}
-		// What an agent was told, its check, its cleanup and its config must be.
-		for _, other := range []string{"config", "check", "cleanup"} {
-			if c, _, err := newProgram(t).app.root().Find([]string{other}); err != nil || c.Flags().Lookup(f.Name) == nil && f.Name != "help" {
-				t.Errorf("%s has no --%s: %v", other, f.Name, err)
-			}
-		}
-	})
 }
 
 // TestTwoAgents on one state folder: the second ends at once and says who is
