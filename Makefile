@@ -30,11 +30,13 @@ help: ## list the targets
 go:
 	@hack/require-go.sh
 
-.PHONY: deps-test containerd2
+.PHONY: deps-test containerd2 kubernetes
 deps-test:
 	@hack/install-deps.sh test
 containerd2: go deps-test
 	@hack/build-containerd2.sh
+kubernetes: go deps-test
+	@hack/build-kubernetes.sh kube-apiserver
 
 .PHONY: build
 build: go ## one static binary, bin/nodeagent
@@ -57,7 +59,7 @@ test-short: go ## unit tests only, for the inner loop
 	go test -short $(UNIT)
 
 .PHONY: test-unit
-test-unit: go deps-test containerd2 ## unit and kernel tiers, and the seeds of every fuzz target
+test-unit: go deps-test containerd2 kubernetes ## unit and kernel tiers, and the seeds of every fuzz target
 	go test -race -timeout 15m $(UNIT)
 
 .PHONY: test-judge
@@ -65,7 +67,7 @@ test-judge: go ## our defaults and validation against k8s.io/kubernetes' own
 	go test -C test/kubernetes -timeout 15m ./judge/
 
 .PHONY: test-node
-test-node: go deps-test containerd2 ## the real agent on Debian's containerd and on containerd 2
+test-node: go deps-test containerd2 kubernetes ## the real agent on Debian's containerd and on containerd 2
 	NODE_CONTAINERD=1.6 go test -race -count=1 -timeout $(NODE_TIMEOUT) -skip '^TestSoak$$' ./test/node
 	NODE_CONTAINERD=2.4 go test -race -count=1 -timeout $(NODE_TIMEOUT) -skip '^TestSoak$$' ./test/node
 

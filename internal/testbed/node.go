@@ -171,8 +171,11 @@ func (n *Node) powerOff() {
 // teardown removes the node and fails the test when something stays behind.
 func (n *Node) teardown() {
 	if n.t.Failed() {
-		n.t.Logf("agent log, last lines:\n%s", tail(n.AgentLog(), 120))
-		n.t.Logf("containerd log, last lines:\n%s", tail(n.ContainerdLog(), 30))
+		for file, lines := range map[string]int{"agent.log": 120, "containerd.log": 30, "kube-apiserver.log": 20, "etcd.log": 10} {
+			if _, err := os.Stat(n.Path(file)); err == nil {
+				n.t.Logf("%s, last lines:\n%s", file, tail(readLog(n.Path(file)), lines))
+			}
+		}
 	}
 	n.powerOff()
 	if n.grpc != nil {
