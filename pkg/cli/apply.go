@@ -119,6 +119,11 @@ func (c *CLI) Apply(ctx context.Context, args []string, namespaceGiven bool) err
 		failed = failed || len(errs) > 0
 		for _, o := range objects {
 			count++
+			if o.Pod == nil {
+				Report(c.Err, fmt.Errorf("%s: %s %s is understood, but not served yet", o.Place(), o.Kind(), o.Key()))
+				failed = true
+				continue
+			}
 			if namespaceGiven && o.Pod.Namespace != c.Namespace {
 				Report(c.Err, fmt.Errorf("%s:%d: Pod %s is for namespace %q, not %q", f.name, o.Line, o.Pod.Name, o.Pod.Namespace, c.Namespace))
 				failed = true

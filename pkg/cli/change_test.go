@@ -67,12 +67,12 @@ func TestApplyIsUnchangedWhileStatusMoves(t *testing.T) {
 
 func TestApplyReportsAndGoesOn(t *testing.T) {
 	f, c, out, errs := newFake(t)
-	c.In = strings.NewReader("apiVersion: v1\nkind: Service\nmetadata: {name: s}\n---\n" + podText("good") + "---\n" +
+	c.In = strings.NewReader("apiVersion: v1\nkind: Widget\nmetadata: {name: s}\n---\n" + podText("good") + "---\n" +
 		strings.Replace(podText("bad"), "image: i", "image: i, bogus: 1", 1))
 	if code := Report(errs, c.Apply(t.Context(), []string{"-"}, false)); code != 1 || out.String() != "pod/good created\n" {
 		t.Errorf("code %d, %q", code, out)
 	}
-	for _, want := range []string{"error: -:2: Service s: kind: Service (v1) is not supported", "spec.containers[0].bogus: unknown field"} {
+	for _, want := range []string{"error: -:2: Widget s: kind: Widget (v1) is not supported", "spec.containers[0].bogus: unknown field"} {
 		if !strings.Contains(errs.String(), want) {
 			t.Errorf("%q lacks %q", errs, want)
 		}

@@ -9,14 +9,13 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/cli/table"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
-	"github.com/nodeagent/nodeagent/pkg/pod"
 	filesource "github.com/nodeagent/nodeagent/pkg/source/file"
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
 // Validate checks manifests as the daemon would, without one: files, "-" for
 // standard input, and folders, of which it reads what the daemon reads. It
-// prints FILE:LINE messages for what is wrong and a line for each pod that is
+// prints FILE:LINE messages for what is wrong and a line for each object that is
 // not.
 func (c *CLI) Validate(ctx context.Context, args []string, nodeName string) error {
 	failed := false
@@ -31,15 +30,15 @@ func (c *CLI) Validate(ctx context.Context, args []string, nodeName string) erro
 		for _, p := range snap.Problems {
 			problems = append(problems, p.String())
 		}
-		first := map[pod.Key]manifest.Object{}
+		first := map[string]manifest.Object{}
 		for _, o := range snap.Objects {
-			key := pod.KeyOf(o.Pod)
+			key := o.Kind() + " " + o.Key().String()
 			if other, taken := first[key]; taken {
 				problems = append(problems, store.Conflict(o, other.Place()))
 				continue
 			}
 			first[key] = o
-			fmt.Fprintf(c.Out, "%s: Pod %s is valid\n", table.Safe(o.Place()), table.Safe(key.String()))
+			fmt.Fprintf(c.Out, "%s: %s is valid\n", table.Safe(o.Place()), table.Safe(key))
 		}
 		for _, p := range problems {
 			fmt.Fprintln(c.Err, table.Safe(p))

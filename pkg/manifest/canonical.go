@@ -20,7 +20,8 @@ import (
 // The form is a promise: pods on disk and derived UIDs depend on it, so it must
 // never change for a document that an older version accepted.
 type canonicalForm struct {
-	// withoutServerSide leaves out what only an API server writes.
+	// withoutServerSide leaves out what only an API server writes, and metadata
+	// that is refused where it asks for something: owners and finalizers.
 	withoutServerSide bool
 }
 
@@ -65,7 +66,7 @@ func (c canonicalForm) appendObject(b []byte, n *node, t reflect.Type) []byte {
 		f := fields[e.key]
 		if dictionary {
 			f.typ = t.Elem()
-		} else if e.value.kind == kindNull || c.withoutServerSide && f.support == serverSide {
+		} else if e.value.kind == kindNull || c.withoutServerSide && (f.support == serverSide || f.support == refused && t == metaType) {
 			continue
 		}
 		if !first {
@@ -97,7 +98,7 @@ func hashSpec(spec []byte) string {
 }
 
 // UID derives a pod's UID from what makes it the same pod: the node, the key
-// and the hash of the spec. It has the shape of a UUID (RFC 9562, version 8).
+// and the hash of the spec; other kinds have their kind in its place. It has the shape of a UUID (RFC 9562, version 8).
 func UID(nodeName, namespace, name, specHash string) types.UID {
 	h := sha256.New()
 	for _, s := range []string{"nodeagent pod uid", nodeName, namespace, name, specHash} {

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -33,7 +34,7 @@ const maxListDepth = 4
 // document that is refused does not keep the others from being accepted;
 // comments and empty documents are nothing. One document may have 1.5 MiB.
 //
-// Accepted are v1 Pods and v1 List and PodList of them. Decode never panics
+// Accepted are Pods, the kinds of kinds.go, and lists of them. Decode never panics
 // and its time and memory are bounded by the size of data.
 func Decode(data []byte, opts Options) ([]Object, []*Error) {
 	d := &decoder{opts: opts}
@@ -183,7 +184,11 @@ func (d *decoder) object(n *node, inList string, depth int) {
 	}
 	if inList != "" && n.get("kind") == nil && n.get("apiVersion") == nil {
 		text := func(s string) *node { return &node{kind: kindString, line: n.line, text: s, cost: len(s) + 2} }
-		n = n.with("apiVersion", text("v1")).with("kind", text(inList))
+		version := "v1"
+		if i := strings.LastIndexByte(inList, '/'); i >= 0 {
+			version, inList = inList[:i], inList[i+1:]
+		}
+		n = n.with("apiVersion", text(version)).with("kind", text(inList))
 	}
 	for _, name := range []string{"apiVersion", "kind"} {
 		v := n.get(name)
@@ -197,29 +202,41 @@ func (d *decoder) object(n *node, inList string, depth int) {
 		}
 	}
 	kind, version := n.str("kind"), n.str("apiVersion")
+	item, isList := strings.CutSuffix(kind, "List")
+	_, known := findKind(version, item)
+	isList = isList && d.opts.Only == "" && (known || version == "v1" && (item == "" || item == "Pod"))
+	k, isKind := findKind(version, kind)
 	switch {
+	case d.opts.Only != "" && kind != d.opts.Only:
+		d.unsupportedKind(n, version, kind)
 	case version == "v1" && kind == "Pod":
 		d.pod(n)
-	case version == "v1" && (kind == "List" || kind == "PodList") && !d.opts.PodsOnly:
-		d.list(n, strings.TrimSuffix(kind, "List"), depth)
+	case isKind:
+		d.resource(n, k)
+	case isList && item == "":
+		d.list(n, "", depth)
+	case isList:
+		d.list(n, version+"/"+item, depth)
 	default:
-		d.refuse(objectName(n), &Error{Line: n.lineOf("kind"), Field: "kind", Unsupported: true, Msg: d.unsupportedKind(version, kind)})
+		d.unsupportedKind(n, version, kind)
 	}
 }
 
 // unsupportedKind tells a kind that is not served from a word that was mistyped.
-func (d *decoder) unsupportedKind(version, kind string) string {
-	if strings.EqualFold(kind, "pod") {
-		if kind == "Pod" {
-			return fmt.Sprintf("Pod in apiVersion %s does not exist; write apiVersion: v1", shorten(version))
+func (d *decoder) unsupportedKind(n *node, version, name string) {
+	msg := fmt.Sprintf("%s (%s) is not supported by this version of nodeagent; it takes %s, and lists of them", shorten(name), shorten(version), takes())
+	if d.opts.Only != "" {
+		msg = fmt.Sprintf("%s (%s) is not taken here; it must be one %s", shorten(name), shorten(version), d.opts.Only)
+	}
+	for _, k := range append([]kind{{apiVersion: "v1", name: "Pod"}}, kinds()...) {
+		switch {
+		case k.name == name && k.apiVersion != version:
+			msg = fmt.Sprintf("%s in apiVersion %s does not exist; write apiVersion: %s", name, shorten(version), k.apiVersion)
+		case k.name != name && strings.EqualFold(k.name, name):
+			msg = fmt.Sprintf("%s in apiVersion %s does not exist; did you mean %s in %s?", shorten(name), shorten(version), k.name, k.apiVersion)
 		}
-		return fmt.Sprintf("%s in apiVersion %s does not exist; did you mean Pod in v1?", shorten(kind), shorten(version))
 	}
-	takes := "Pods and lists of Pods (v1)"
-	if d.opts.PodsOnly {
-		takes = "one Pod (v1) here"
-	}
-	return fmt.Sprintf("%s (%s) is not supported by this version of nodeagent; it takes %s", shorten(kind), shorten(version), takes)
+	d.refuse(objectName(n), &Error{Line: n.lineOf("kind"), Field: "kind", Unsupported: true, Msg: msg})
 }
 
 // objectName is "Pod default/web" as far as the document says.
@@ -233,7 +250,7 @@ func objectName(n *node) string {
 		name += "*"
 	}
 	ns := meta.str("namespace")
-	if ns == "" && n.str("kind") == "Pod" {
+	if _, known := findKind(n.str("apiVersion"), n.str("kind")); ns == "" && (known || n.str("kind") == "Pod") {
 		ns = pod.DefaultNamespace
 	}
 	if ns != "" {
@@ -273,23 +290,9 @@ var podType = reflect.TypeFor[v1.Pod]()
 // pod decodes, defaults and validates one Pod document.
 func (d *decoder) pod(n *node) {
 	n = d.complete(n)
-	name := objectName(n)
-	w := &walker{}
-	w.structure(n, podType, nil)
-	if g := n.get("metadata").entry("generateName"); g != nil && d.opts.GenerateName == nil && g.value.kind == kindString && g.value.text != "" &&
-		n.get("metadata").str("name") == "" {
-		w.add(g.line, (*path)(nil).field("metadata").field("generateName"), true,
-			"a manifest must name its pod; use metadata.name")
-	}
-	if len(w.errs) > 0 {
-		d.refuse(name, w.errs...)
-		return
-	}
-	o := Object{Origin: d.opts.Origin, Line: n.line, Canonical: canonicalForm{}.append(nil, n, podType)}
-	if len(o.Canonical) > maxDocument {
-		// It could not be read back from the disk.
-		d.refuse(name, &Error{Line: n.line, Msg: fmt.Sprintf(
-			"the object has %d bytes once aliases and escapes are written out; the limit is %d (1.5 MiB)", len(o.Canonical), maxDocument)})
+	p := &v1.Pod{}
+	o, ok := d.read(n, podType, p)
+	if !ok {
 		return
 	}
 	var spec []byte
@@ -297,18 +300,65 @@ func (d *decoder) pod(n *node) {
 		spec = canonicalForm{}.append(nil, s, reflect.TypeFor[v1.PodSpec]())
 	}
 	o.SpecHash = hashSpec(spec)
-	p := &v1.Pod{}
-	if err := json.Unmarshal(canonicalForm{withoutServerSide: true}.append(nil, n, podType), p); err != nil {
-		// The walk has checked every type; what is left is a rule of a type's own.
-		d.refuse(name, &Error{Line: n.line, Msg: fmt.Sprintf("decode: %v", err)})
-		return
-	}
 	if errs := d.finish(p, &o, n); len(errs) > 0 {
-		d.refuse(name, errs...)
+		d.refuse(objectName(n), errs...)
 		return
 	}
 	o.Pod = p
 	d.objects = append(d.objects, o)
+}
+
+// resource decodes, defaults and validates one document of another kind.
+func (d *decoder) resource(n *node, k kind) {
+	n = d.complete(n)
+	r := k.make()
+	o, ok := d.read(n, k.typ(), r)
+	if !ok {
+		return
+	}
+	if r.GetNamespace() == "" {
+		r.SetNamespace(pod.DefaultNamespace)
+	}
+	if r.GetUID() == "" {
+		r.SetUID(UID(d.opts.NodeName, r.GetNamespace(), r.GetName(), k.apiVersion+"/"+k.name))
+	}
+	DefaultResource(r)
+	if errs := located(n, ValidateResource(r), ownRules(n, r)); len(errs) > 0 {
+		d.refuse(objectName(n), errs...)
+		return
+	}
+	o.Other = r
+	d.objects = append(d.objects, o)
+}
+
+// read checks a document against a type and decodes it into the value of that
+// type; what is wrong it refuses.
+func (d *decoder) read(n *node, t reflect.Type, into any) (o Object, ok bool) {
+	name := objectName(n)
+	w := &walker{owned: t != podType}
+	w.structure(n, t, nil)
+	if g := n.get("metadata").entry("generateName"); g != nil && d.opts.GenerateName == nil && g.value.kind == kindString && g.value.text != "" &&
+		n.get("metadata").str("name") == "" {
+		w.add(g.line, (*path)(nil).field("metadata").field("generateName"), true,
+			"a manifest must name its objects; use metadata.name")
+	}
+	if len(w.errs) > 0 {
+		d.refuse(name, w.errs...)
+		return o, false
+	}
+	o = Object{Origin: d.opts.Origin, Line: n.line, Canonical: canonicalForm{}.append(nil, n, t)}
+	if len(o.Canonical) > maxDocument {
+		// It could not be read back from the disk.
+		d.refuse(name, &Error{Line: n.line, Msg: fmt.Sprintf(
+			"the object has %d bytes once aliases and escapes are written out; the limit is %d (1.5 MiB)", len(o.Canonical), maxDocument)})
+		return o, false
+	}
+	if err := json.Unmarshal(canonicalForm{withoutServerSide: true}.append(nil, n, t), into); err != nil {
+		// The walk has checked every type; what is left is a rule of a type's own.
+		d.refuse(name, &Error{Line: n.line, Msg: fmt.Sprintf("decode: %v", err)})
+		return o, false
+	}
+	return o, true
 }
 
 // complete adds what the push source supplies to the document itself.
@@ -354,18 +404,29 @@ func (d *decoder) finish(p *v1.Pod, o *Object, n *node) []*Error {
 		p.UID = UID(d.opts.NodeName, p.Namespace, p.Name, o.SpecHash)
 	}
 	Default(p)
-	var errs []*Error
-	for _, e := range Validate(p) {
-		errs = append(errs, &Error{Line: n.lineOf(e.Field), Field: e.Field, Type: e.Type, Msg: shortenMiddle(e.ErrorBody())})
-	}
-	own := func(at, format string, args ...any) {
-		errs = append(errs, &Error{Line: n.lineOf(at), Field: at, Type: field.ErrorTypeInvalid, Msg: fmt.Sprintf(format, args...)})
-	}
-	if !safeUID(p.UID) {
-		own("metadata.uid", "%q: at most 63 letters, digits and '-', a letter or digit first and last; remove it to have one made", shorten(string(p.UID)))
-	}
+	own := ownRules(n, p)
 	if node := d.opts.NodeName; node != "" && p.Spec.NodeName != node {
-		own("spec.nodeName", "the pod is for node %q, this node is %q; remove the field or move the manifest", shorten(p.Spec.NodeName), node)
+		own = append(own, ownRule(n, "spec.nodeName", "the pod is for node %q, this node is %q; remove the field or move the manifest", shorten(p.Spec.NodeName), node))
+	}
+	return located(n, Validate(p), own)
+}
+
+func ownRule(n *node, at, format string, args ...any) *Error {
+	return &Error{Line: n.lineOf(at), Field: at, Type: field.ErrorTypeInvalid, Msg: fmt.Sprintf(format, args...)}
+}
+
+// ownRules are those that Kubernetes does not have, for all kinds.
+func ownRules(n *node, meta metav1.Object) []*Error {
+	if uid := meta.GetUID(); !safeUID(uid) {
+		return []*Error{ownRule(n, "metadata.uid", "%q: at most 63 letters, digits and '-', a letter or digit first and last; remove it to have one made", shorten(string(uid)))}
+	}
+	return nil
+}
+
+// located finds the lines of what validation said and adds our own errors.
+func located(n *node, found field.ErrorList, errs []*Error) []*Error {
+	for _, e := range found {
+		errs = append(errs, &Error{Line: n.lineOf(e.Field), Field: e.Field, Type: e.Type, Msg: shortenMiddle(e.ErrorBody())})
 	}
 	// From top to bottom, and the same every time: some checks range over maps.
 	slices.SortStableFunc(errs, func(a, b *Error) int {

@@ -12,51 +12,64 @@ import (
 )
 
 const (
-	podsPage   = "../../docs/pods.md"
 	tableBegin = "<!-- generated: go test ./pkg/manifest -run TestDocumentation -update -->\n"
 	tableEnd   = "<!-- end -->\n"
 )
 
-// TestDocumentation: the table of fields in docs/pods.md is the support table,
-// and every field of which some values are refused has a row in the second one.
+// TestDocumentation: the tables of fields in docs/pods.md and docs/objects.md are
+// the support table, and every field of a Pod of which some values are refused
+// has a row in the second one.
 func TestDocumentation(t *testing.T) {
-	b, err := os.ReadFile(podsPage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(b), tableBegin)
-	got, after, ok2 := strings.Cut(rest, tableEnd)
-	if !ok || !ok2 {
-		t.Fatalf("%s has lost the marks around its table", podsPage)
-	}
-	if want := fieldTable(); got != want {
-		if !*update {
-			t.Errorf("the table is not that of fields.go: run go test ./pkg/manifest -run TestDocumentation -update")
-		} else if err := os.WriteFile(podsPage, []byte(before+tableBegin+want+tableEnd+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	where := paths()
+	after := replaceTable(t, "../../docs/pods.md", fieldTable(reflect.TypeFor[v1.Pod](), podFields))
+	where := paths(reflect.TypeFor[v1.Pod]())
 	for key := range valueChecks {
 		typ, field, _ := strings.Cut(key, ".")
 		if row := "| `" + where[typ] + "." + field + "` |"; !strings.Contains(after, row) {
 			t.Errorf("no row that begins with %s", row)
 		}
 	}
+	var tables strings.Builder
+	for _, k := range kinds() {
+		fmt.Fprintf(&tables, "\n%s (`%s`)\n\n%s", k.name, k.apiVersion, fieldTable(k.typ(), k.fields))
+	}
+	replaceTable(t, "../../docs/objects.md", tables.String()+"\n")
+}
+
+// replaceTable compares what a page has between its marks and returns what it
+// has behind them.
+func replaceTable(t *testing.T, page, want string) (after string) {
+	t.Helper()
+	b, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(b), tableBegin)
+	got, after, ok2 := strings.Cut(rest, tableEnd)
+	if !ok || !ok2 {
+		t.Fatalf("%s has lost the marks around its table", page)
+	}
+	if got != want {
+		if !*update {
+			t.Errorf("the table of %s is not that of the support table: run go test ./pkg/manifest -run TestDocumentation -update", page)
+		} else if err := os.WriteFile(page, []byte(before+tableBegin+want+tableEnd+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return after
 }
 
 // fieldTable has a row for each type of the support table, in its order.
-func fieldTable() string {
-	where := paths()
+func fieldTable(root reflect.Type, rows []typeFields) string {
+	where := paths(root)
 	var b strings.Builder
 	b.WriteString("| in | taken | refused by name |\n| --- | --- | --- |\n")
-	for _, row := range supportTable {
+	for _, row := range rows {
 		typ := reflect.TypeOf(row.of)
 		if inlined(typ) {
 			continue
 		}
 		taken, refused := strings.Fields(row.supported), strings.Fields(row.refused)
-		for _, more := range supportTable {
+		for _, more := range rows {
 			if m := reflect.TypeOf(more.of); inlined(m) && inlines(typ, m) {
 				taken = append(taken, strings.Fields(more.supported)...)
 				refused = append(refused, strings.Fields(more.refused)...)
@@ -65,6 +78,9 @@ func fieldTable() string {
 		slices.Sort(taken)
 		slices.Sort(refused)
 		in := "a Pod"
+		if root != reflect.TypeFor[v1.Pod]() {
+			in = "the object"
+		}
 		if where[typ.Name()] != "" {
 			in = "`" + where[typ.Name()] + "`"
 		}
@@ -86,7 +102,7 @@ func quoted(typ reflect.Type, fields []string) string {
 
 // inlined says that a type's fields stand in another one of the table.
 func inlined(typ reflect.Type) bool {
-	return slices.ContainsFunc(supportTable, func(row typeFields) bool { return inlines(reflect.TypeOf(row.of), typ) })
+	return slices.ContainsFunc(supportTable(), func(row typeFields) bool { return inlines(reflect.TypeOf(row.of), typ) })
 }
 
 func inlines(outer, typ reflect.Type) bool {
@@ -98,13 +114,13 @@ func inlines(outer, typ reflect.Type) bool {
 	return false
 }
 
-// paths says by the name of a type where it stands in a Pod, first place first:
-// what stands in containers[] may stand in initContainers[], too.
-func paths() map[string]string {
+// paths says by the name of a type where it stands in an object, first place
+// first: what stands in containers[] may stand in initContainers[], too.
+func paths(root reflect.Type) map[string]string {
 	out := map[string]string{}
 	var walk func(typ reflect.Type, at string)
 	walk = func(typ reflect.Type, at string) {
-		if old, seen := out[typ.Name()]; seen && len(old) <= len(at) {
+		if old, seen := out[typ.Name()]; seen && (len(old) < len(at) || len(old) == len(at) && old <= at) {
 			return
 		}
 		out[typ.Name()] = at
@@ -117,6 +133,6 @@ func paths() map[string]string {
 			}
 		}
 	}
-	walk(reflect.TypeFor[v1.Pod](), "")
+	walk(root, "")
 	return out
 }

@@ -8,8 +8,8 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 )
 
-// SemanticEqual says that two objects of one key describe the same pod, so that
-// a running one need not be touched: their specs were written alike, or mean
+// SemanticEqual says that two objects of one key describe the same thing, so that
+// a running pod need not be touched: their specs were written alike, or mean
 // the same once defaults are filled in (a default written out, a quantity in
 // another unit, keys in another order). Labels and annotations do not count;
 // MetadataEqual compares those. A UID that the user gave does.
@@ -19,6 +19,9 @@ func SemanticEqual(a, b Object) bool {
 	}
 	if writtenUID(a.Canonical) != writtenUID(b.Canonical) {
 		return false
+	}
+	if a.Pod == nil || b.Pod == nil {
+		return a.Pod == b.Pod && sameResource(a.Other, b.Other)
 	}
 	// The hash alone is not enough: spec.nodeName may come from the options.
 	if a.SpecHash == b.SpecHash && a.Pod.Spec.NodeName == b.Pod.Spec.NodeName {
@@ -30,7 +33,8 @@ func SemanticEqual(a, b Object) bool {
 // MetadataEqual says that labels and annotations are the same; none and empty
 // are.
 func MetadataEqual(a, b Object) bool {
-	return maps.Equal(a.Pod.Labels, b.Pod.Labels) && maps.Equal(a.Pod.Annotations, b.Pod.Annotations)
+	m, n := a.Meta(), b.Meta()
+	return maps.Equal(m.GetLabels(), n.GetLabels()) && maps.Equal(m.GetAnnotations(), n.GetAnnotations())
 }
 
 func writtenUID(canonical []byte) string {

@@ -36,7 +36,7 @@ func TestPodsOnly(t *testing.T) {
 		if o, errs := Decode(list, Options{}); len(o) != 1 || len(errs) > 0 {
 			t.Errorf("%s: %d objects, %v", kind, len(o), errs)
 		}
-		o, errs := Decode(list, Options{PodsOnly: true})
+		o, errs := Decode(list, Options{Only: "Pod"})
 		if len(o) > 0 || len(errs) != 1 || !errs[0].Unsupported || errs[0].Field != "kind" || !strings.Contains(errs[0].Msg, "one Pod") {
 			t.Errorf("%s where a Pod is due: %d objects, %v", kind, len(o), errs)
 		}

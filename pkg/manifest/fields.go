@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -26,8 +27,16 @@ type typeFields struct {
 
 // supportTable is the list of what a manifest may hold. To support a field,
 // move its name to supported, add its type when that is new, its defaults to
-// Default and its rules to Validate.
-var supportTable = []typeFields{
+// Default and its rules to Validate. Kinds beside Pod have their rows with them.
+var supportTable = sync.OnceValue(func() []typeFields {
+	table := slices.Clone(podFields)
+	for _, k := range kinds() {
+		table = append(table, k.fields...)
+	}
+	return table
+})
+
+var podFields = []typeFields{
 	{of: v1.Pod{},
 		supported:  "apiVersion kind metadata spec",
 		serverSide: "status"},
@@ -124,8 +133,8 @@ type fieldInfo struct {
 // schema is the table joined with the Go types of k8s.io/api: what may stand
 // where, by JSON name.
 var schema = sync.OnceValue(func() map[reflect.Type]map[string]fieldInfo {
-	table := make(map[reflect.Type]map[string]support, len(supportTable))
-	for _, t := range supportTable {
+	table := make(map[reflect.Type]map[string]support, len(supportTable()))
+	for _, t := range supportTable() {
 		fields := map[string]support{}
 		for list, s := range map[string]support{t.supported: supported, t.serverSide: serverSide, t.refused: refused} {
 			for _, name := range strings.Fields(list) {

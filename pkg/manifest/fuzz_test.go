@@ -48,8 +48,15 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		for _, o := range objects {
-			if errs := Validate(o.Pod); len(errs) > 0 {
-				t.Errorf("accepted and not valid: %v", errs)
+			if (o.Pod == nil) == (o.Other == nil) {
+				t.Fatalf("%s %s is a Pod and something else, or neither", o.Kind(), o.Key())
+			}
+			if o.Pod != nil {
+				if errs := Validate(o.Pod); len(errs) > 0 {
+					t.Errorf("accepted and not valid: %v", errs)
+				}
+			} else {
+				checkResource(t, o.Other)
 			}
 			again, errs := Decode(o.Canonical, opts)
 			if len(errs) > 0 || len(again) != 1 {
@@ -57,12 +64,29 @@ func FuzzDecode(f *testing.F) {
 			}
 			a := again[0]
 			if !bytes.Equal(a.Canonical, o.Canonical) || a.SpecHash != o.SpecHash ||
-				!apiequality.Semantic.DeepEqual(a.Pod, o.Pod) || !SemanticEqual(a, o) || !MetadataEqual(a, o) {
+				!apiequality.Semantic.DeepEqual(a.Pod, o.Pod) || !apiequality.Semantic.DeepEqual(a.Other, o.Other) || !SemanticEqual(a, o) || !MetadataEqual(a, o) {
 				t.Errorf("%s\nbecomes\n%s", o.Canonical, a.Canonical)
 			}
-			if h, err := specHash(o.Canonical); err != nil || h != o.SpecHash {
+			if h, err := specHash(o.Canonical); o.Pod != nil && (err != nil || h != o.SpecHash) {
 				t.Errorf("SpecHash of %s is %s, %v; want %s", o.Canonical, h, err, o.SpecHash)
 			}
 		}
 	})
+}
+
+// checkResource: what was accepted is valid, and may be replaced by itself, with
+// or without what the server allocated for it.
+func checkResource(t *testing.T, r Resource) {
+	t.Helper()
+	if errs := ValidateResource(r); len(errs) > 0 {
+		t.Errorf("accepted and not valid: %v", errs)
+	}
+	same := r.DeepCopyObject().(Resource)
+	CarryOver(same, r)
+	if !apiequality.Semantic.DeepEqual(same, r) {
+		t.Errorf("%s replaced by itself becomes %s", mustJSON(t, r), mustJSON(t, same))
+	}
+	if errs := ValidateResourceUpdate(same, r); len(errs) > 0 {
+		t.Errorf("cannot be replaced by itself: %v", errs)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -37,9 +38,13 @@ func TestScenarios(t *testing.T) {
 				}
 				objects, errs := Decode(f.Data, Options{Origin: f.Name, NodeName: "node-a"})
 				for _, o := range objects {
-					fmt.Fprintf(&want, "%s:%d: Pod %s/%s\n", o.Origin, o.Line, o.Pod.Namespace, o.Pod.Name)
+					fmt.Fprintf(&want, "%s:%d: %s %s\n", o.Origin, o.Line, o.Kind(), o.Key())
 					fmt.Fprintf(&canonical, "%s\n", o.Canonical)
-					b, err := yaml.Marshal(o.Pod.Spec)
+					var shown any = o.Other
+					if o.Pod != nil {
+						shown = o.Pod.Spec
+					}
+					b, err := yaml.Marshal(shown)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -85,11 +90,13 @@ func compareSections(t *testing.T, file string, a *txtar.Archive, got map[string
 }
 
 // TestDeck holds the manifests of the deck to what this version promises: the
-// plain pods run, everything else is refused by its name.
+// plain pods and the Services are taken, everything else is refused by its name.
 func TestDeck(t *testing.T) {
 	want := map[string]int{
 		"pod-example.yaml": 1, "multi-container-example.yaml": 1, "container-attributes.yaml": 1,
 		"pod-label-example.yaml": 1, "volume-example.yaml": 1,
+		"service-clusterip.yaml": 1, "service-externalname.yaml": 1, "service-headless.yaml": 1, "service-internal.yaml": 1,
+		"service-loadbalancer.yaml": 1, "service-public.yaml": 1,
 	}
 	files, err := filepath.Glob("../../test/deck/*.yaml")
 	if err != nil || len(files) < 20 {
@@ -120,6 +127,9 @@ func TestDeck(t *testing.T) {
 // again, with the same meaning: kubectl edit and kubectl replace rest on it.
 func TestDefaultedPodsDecode(t *testing.T) {
 	for _, o := range corpus(t) {
+		if o.Pod == nil {
+			continue
+		}
 		shown := o.Pod.DeepCopy()
 		shown.ResourceVersion, shown.Generation = "17", 1
 		shown.Status.Phase = "Running"
@@ -146,7 +156,41 @@ func TestDefaultedPodsDecode(t *testing.T) {
 	}
 }
 
-// corpus is every pod that the scenarios and the deck accept.
+// TestDefaultedResourcesDecode is the same for other kinds.
+func TestDefaultedResourcesDecode(t *testing.T) {
+	seen := map[string]bool{}
+	for _, o := range corpus(t) {
+		if o.Other == nil {
+			continue
+		}
+		seen[o.Kind()] = true
+		shown := o.Other.DeepCopyObject().(Resource)
+		shown.SetResourceVersion("17")
+		shown.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "s", UID: "u"}})
+		shown.SetFinalizers([]string{"service.kubernetes.io/load-balancer-cleanup"})
+		again, errs := Decode([]byte(mustJSON(t, shown)), Options{NodeName: "node-a"})
+		if len(errs) > 0 || len(again) != 1 {
+			t.Errorf("%s: %v", mustJSON(t, shown), errs)
+			continue
+		}
+		if a := again[0].Other; a.GetResourceVersion() != "" || a.GetOwnerReferences() != nil || a.GetFinalizers() != nil || a.GetUID() != o.Other.GetUID() {
+			t.Errorf("metadata of %s became %s", mustJSON(t, shown), mustJSON(t, a))
+		}
+		if again[0].Canonical = o.Canonical; !SemanticEqual(o, again[0]) || !MetadataEqual(o, again[0]) {
+			t.Errorf("%s became %s", mustJSON(t, o.Other), mustJSON(t, again[0].Other))
+		}
+		twice := o.Other.DeepCopyObject().(Resource)
+		DefaultResource(twice)
+		if a, b := mustJSON(t, o.Other), mustJSON(t, twice); a != b {
+			t.Errorf("defaulting twice changes %s\ninto %s", a, b)
+		}
+	}
+	if len(seen) != len(kinds()) {
+		t.Errorf("only %v were tried", seen)
+	}
+}
+
+// corpus is every object that the scenarios and the deck accept.
 func corpus(t *testing.T) (out []Object) {
 	t.Helper()
 	add := func(data []byte) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // maxErrors is how many errors one document reports; a file that is something
@@ -23,6 +25,9 @@ const maxQuantity = 64
 // walker compares a document with the schema and collects what is wrong.
 type walker struct {
 	errs []*Error
+	// owned objects may name owners and finalizers, which are the business of a
+	// cluster's controllers, and dropped: it does the rest of them no harm.
+	owned bool
 }
 
 func (w *walker) add(line int, p *path, unsupported bool, format string, args ...any) {
@@ -66,7 +71,7 @@ func (w *walker) structure(n *node, t reflect.Type, p *path) {
 			}
 		case serverSide:
 		default:
-			if !asksNothing(e.value, f.typ) {
+			if !asksNothing(e.value, f.typ) && !(w.owned && t == metaType) {
 				w.add(e.line, kp, true, notSupported)
 			}
 		}
@@ -90,7 +95,9 @@ func asksNothing(n *node, t reflect.Type) bool {
 }
 
 var (
+	metaType          = reflect.TypeFor[metav1.ObjectMeta]()
 	quantityType      = reflect.TypeFor[resource.Quantity]()
+	intOrStringType   = reflect.TypeFor[intstr.IntOrString]()
 	jsonUnmarshaler   = reflect.TypeFor[json.Unmarshaler]()
 	textUnmarshalerTo = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
@@ -100,8 +107,16 @@ func (w *walker) value(n *node, t reflect.Type, p *path) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if t == quantityType {
+	switch t {
+	case quantityType:
 		w.quantity(n, p)
+		return
+	case intOrStringType:
+		if n.kind == kindNumber {
+			w.integer(n, reflect.TypeFor[int32](), p)
+		} else if n.kind != kindString {
+			w.add(n.line, p, false, "expected a number or a name, got %s", n.describe())
+		}
 		return
 	}
 	if reflect.PointerTo(t).Implements(jsonUnmarshaler) || reflect.PointerTo(t).Implements(textUnmarshalerTo) {

@@ -19,7 +19,7 @@ import (
 // sets is taken out first, so that the output of a GET can be sent back; create
 // also takes the UID out, as kube-apiserver does.
 func (s *Server) decodePod(raw []byte, opts manifest.Options, create bool) (manifest.Object, error) {
-	opts.Origin, opts.NodeName, opts.PodsOnly = store.SourcePush, s.o.NodeName, true
+	opts.Origin, opts.NodeName, opts.Only = store.SourcePush, s.o.NodeName, "Pod"
 	o, err := decodeOne(raw, opts)
 	if err != nil {
 		return o, err

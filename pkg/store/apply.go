@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -73,6 +74,10 @@ func (s *Store) merge(old map[pod.Key]manifest.Object, snap Snapshot) (wanted ma
 	}
 	wanted = make(map[pod.Key]manifest.Object, len(snap.Objects))
 	for _, obj := range snap.Objects {
+		if obj.Pod == nil {
+			reported = append(reported, fmt.Sprintf("%s: %s %s is understood, but not served yet", obj.Place(), obj.Kind(), obj.Key()))
+			continue
+		}
 		key := pod.KeyOf(obj.Pod)
 		if first, ok := wanted[key]; ok {
 			reported = append(reported, Conflict(obj, first.Place()))
@@ -92,10 +97,10 @@ func (s *Store) merge(old map[pod.Key]manifest.Object, snap Snapshot) (wanted ma
 	return wanted, reported
 }
 
-// Conflict says that an object is not taken because the same pod is named at by,
+// Conflict says that an object is not taken because the same object is named at by,
 // the place of another.
 func Conflict(loser manifest.Object, by string) string {
-	return fmt.Sprintf("%s: pod %s is already defined by %s: remove or rename one of them", loser.Place(), pod.KeyOf(loser.Pod), by)
+	return fmt.Sprintf("%s: %s %s is already defined by %s: remove or rename one of them", loser.Place(), strings.ToLower(loser.Kind()), loser.Key(), by)
 }
 
 // logNew logs what was not a problem before; mu is held.

@@ -164,8 +164,8 @@ func (s *Store) restore(uid types.UID, data []byte) (savedEntry, error) {
 	switch {
 	case len(errs) > 0:
 		return savedEntry{}, errs[0]
-	case len(objects) != 1:
-		return savedEntry{}, fmt.Errorf("it holds %d objects, not one", len(objects))
+	case len(objects) != 1 || objects[0].Pod == nil:
+		return savedEntry{}, fmt.Errorf("it holds %d objects, not one pod", len(objects))
 	}
 	obj := objects[0]
 	obj.Line = c.Line

@@ -109,7 +109,7 @@ func (s *Source) decode(data []byte, uid types.UID) (manifest.Object, error) {
 	switch {
 	case len(errs) > 0:
 		return manifest.Object{}, errs[0]
-	case len(objects) != 1:
+	case len(objects) != 1 || objects[0].Pod == nil:
 		return manifest.Object{}, fmt.Errorf("it holds %d pods, not one", len(objects))
 	case objects[0].Pod.UID != uid:
 		return manifest.Object{}, fmt.Errorf("it is of the pod with UID %s", objects[0].Pod.UID)

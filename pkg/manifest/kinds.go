@@ -1,0 +1,137 @@
+package manifest
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Resource is an object that is no Pod: a *v1.Service, *discoveryv1.EndpointSlice
+// or *v1.Endpoints.
+type Resource interface {
+	runtime.Object
+	metav1.Object
+}
+
+// kind is what there is to know of one kind of Resource.
+type kind struct {
+	apiVersion, name string
+	// empty is an object of the kind's Go type; it is never changed.
+	empty Resource
+	// fields are the kind's rows of the support table; ObjectMeta has its own.
+	fields []typeFields
+	// nameRule is the API server's for metadata.name.
+	nameRule apivalidation.ValidateNameFunc
+	// complete fills in the API server's defaults and is idempotent.
+	complete func(Resource)
+	// validate checks everything but the metadata; old is what is updated, or
+	// nil.
+	validate func(now, old Resource) field.ErrorList
+	// carryOver takes what was allocated from before where now does not say;
+	// nil: nothing is ever allocated. See CarryOver.
+	carryOver func(now, before Resource)
+}
+
+// kinds are all kinds of Resource. Each has a file of its own.
+var kinds = sync.OnceValue(func() []kind {
+	return []kind{serviceKind(), endpointSliceKind(), endpointsKind()}
+})
+
+func (k kind) typ() reflect.Type { return reflect.TypeOf(k.empty).Elem() }
+
+func (k kind) make() Resource {
+	r := k.empty.DeepCopyObject().(Resource)
+	reflect.ValueOf(r).Elem().FieldByName("TypeMeta").Set(reflect.ValueOf(metav1.TypeMeta{APIVersion: k.apiVersion, Kind: k.name}))
+	return r
+}
+
+// findKind is the kind that a manifest names.
+func findKind(apiVersion, name string) (kind, bool) {
+	i := slices.IndexFunc(kinds(), func(k kind) bool { return k.apiVersion == apiVersion && k.name == name })
+	if i < 0 {
+		return kind{}, false
+	}
+	return kinds()[i], true
+}
+
+// kindOf is the kind of an object. One of a type that is not in the table is a
+// mistake of the caller, and panics.
+func kindOf(r Resource) kind {
+	i := slices.IndexFunc(kinds(), func(k kind) bool { return reflect.TypeOf(k.empty) == reflect.TypeOf(r) })
+	return kinds()[i]
+}
+
+// KindOf names the kind of a Resource: "Service".
+func KindOf(r Resource) string { return kindOf(r).name }
+
+// DefaultResource fills in what kube-apiserver v1.37 fills in before it stores
+// an object, in place; it is idempotent. What it allocates (cluster IPs, node
+// ports) is left open.
+func DefaultResource(r Resource) { kindOf(r).complete(r) }
+
+// ValidateResource checks a defaulted object by kube-apiserver's rules for
+// creating one.
+func ValidateResource(r Resource) field.ErrorList {
+	k := kindOf(r)
+	errs := apivalidation.ValidateObjectMetaAccessor(r, true, k.nameRule, field.NewPath("metadata"))
+	return append(errs, k.validate(r, nil)...)
+}
+
+// ValidateResourceUpdate checks that a user may turn old into updated, both
+// defaulted and neither changed. What was allocated must have been carried over
+// before. Metadata that a server keeps (UID when empty, resourceVersion,
+// timestamps) is taken from old.
+func ValidateResourceUpdate(updated, old Resource) field.ErrorList {
+	now, was := updated.DeepCopyObject().(Resource), old.DeepCopyObject().(Resource)
+	if now.GetUID() == "" {
+		now.SetUID(was.GetUID())
+	}
+	now.SetGeneration(was.GetGeneration())
+	now.SetCreationTimestamp(was.GetCreationTimestamp())
+	if was.GetResourceVersion() == "" {
+		was.SetResourceVersion("0")
+	}
+	now.SetResourceVersion(was.GetResourceVersion())
+	errs := apivalidation.ValidateObjectMetaAccessorUpdate(now, was, field.NewPath("metadata"))
+	return append(errs, kindOf(now).validate(now, was)...)
+}
+
+// CarryOver gives an object what was allocated for the one that it replaces and
+// that it does not name itself, as kube-apiserver does: a Service keeps its
+// cluster IPs, node ports and IP families. It changes now.
+func CarryOver(now, before Resource) {
+	if k := kindOf(now); k.carryOver != nil {
+		k.carryOver(now, before)
+	}
+}
+
+// sameResource says that two objects of one key mean the same; metadata does
+// not count.
+func sameResource(a, b Resource) bool {
+	if reflect.TypeOf(a) != reflect.TypeOf(b) {
+		return false
+	}
+	bare := func(r Resource) Resource {
+		c := r.DeepCopyObject().(Resource)
+		meta := reflect.ValueOf(c).Elem().FieldByName("ObjectMeta")
+		meta.Set(reflect.Zero(meta.Type()))
+		return c
+	}
+	return apiequality.Semantic.DeepEqual(bare(a), bare(b))
+}
+
+// takes lists the kinds that a manifest may hold: "Pods, Services, …".
+func takes() string {
+	names := []string{"Pods"}
+	for _, k := range kinds() {
+		names = append(names, strings.TrimSuffix(k.name, "s")+"s")
+	}
+	return strings.Join(names, ", ")
+}
