@@ -18,14 +18,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
@@ -55,8 +58,9 @@ type Backend struct {
 	// idle are objects in the kernel that nobody needs. A chain can be deleted
 	// only some time after the last map element that led to it (kernels before
 	// 6.2), so the next Apply does it.
-	idle map[string]map[string]object
-	pids []int // of our latest nft processes, see Watch
+	idle  map[string]map[string]object
+	watch *Watch // who wants to know which transactions are ours
+	spans []span
 }
 
 // New touches nothing yet.
@@ -89,7 +93,9 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	}
 	full := !b.loaded || !old.Node.Equal(now.Node)
 	var text bytes.Buffer
+	var known clients
 	if full {
+		known = b.clients(ctx, now)
 		b.used, b.idle = map[string]map[string]int{}, map[string]map[string]object{}
 		old = ruleset.Ruleset{}
 	} else {
@@ -103,6 +109,7 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 			b.used[f.name], b.idle[f.name] = map[string]int{}, map[string]object{}
 		}
 		t := b.transaction(f, now.Node, changes)
+		t.keep(known[f.name])
 		t.addrs(clusterIPs, old.ClusterIPs, now.ClusterIPs, netip.Addr.String)
 		t.addrs(hairpin, old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
 		t.write(&text)
@@ -174,22 +181,29 @@ func (b *Backend) collect(ctx context.Context) {
 
 // nft runs one transaction; the caller holds the lock.
 func (b *Backend) nft(ctx context.Context, text *bytes.Buffer) error {
-	cmd := exec.CommandContext(ctx, b.opts.Nft[0], append(slices.Clone(b.opts.Nft[1:]), "-f", "-")...)
-	cmd.Stdin = text
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Start()
-	if err == nil {
-		b.started(cmd.Process.Pid)
-		err = cmd.Wait()
-	}
-	if err == nil {
-		return nil
-	}
+	return b.counted(func() error {
+		_, err := b.run(ctx, text, "-f", "-")
+		return err
+	})
+}
+
+// run runs nft. It dies with us: one that outlives an agent would change the
+// tables under the next one. The kernel sends that signal when the thread
+// ends, so the thread is kept.
+func (b *Backend) run(ctx context.Context, in io.Reader, args ...string) ([]byte, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, b.opts.Nft[0], append(slices.Clone(b.opts.Nft[1:]), args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var out, failure bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, &out, &failure
+	err := cmd.Run()
 	if errors.Is(err, exec.ErrNotFound) {
-		return fmt.Errorf("%w: install nftables, or choose another --proxy-mode", err)
+		return nil, fmt.Errorf("%w: install nftables, or choose another --proxy-mode", err)
+	} else if err != nil {
+		return nil, fmt.Errorf("nft: %w: %s", err, firstLines(failure.String(), 5))
 	}
-	return fmt.Errorf("nft: %w: %s", err, firstLines(out.String(), 5))
+	return out.Bytes(), nil
 }
 
 func firstLines(s string, n int) string {

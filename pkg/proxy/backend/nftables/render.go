@@ -120,7 +120,7 @@ func (r renderer) affinity(out *rendered, f *ruleset.Frontend, to []netip.AddrPo
 	for i, e := range to {
 		id := hash(service, e.String())
 		set := object{
-			kind: "set", name: "clients-" + id,
+			kind: "set", name: clientsPrefix + id,
 			spec: fmt.Sprintf("type %s; flags dynamic,timeout; timeout %ds;", r.family.addrType, f.Affinity),
 		}
 		one := object{kind: "chain", name: "endpoint-" + id, rules: []string{

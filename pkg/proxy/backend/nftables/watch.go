@@ -17,22 +17,31 @@ import (
 const (
 	groupNftables = 7 // NFNLGRP_NFTABLES
 	attrTable     = 1 // the table's name, in all messages but newGeneration
-	attrPID       = 2 // NFTA_GEN_PROC_PID
 	newGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
+	getGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN
 	nfgenmsgBytes = 4
 	// What one load of 10,000 Services tells is 6 MB; it is a limit, and no
 	// memory while nothing waits.
 	watchBuffer = 128 << 20
-	// rememberPIDs is for a watcher that is that many transactions behind.
-	rememberPIDs = 256
+	// rememberSpans is for a watcher that is that many transactions behind.
+	rememberSpans = 256
 )
 
 // Watch tells when somebody else changes our tables: iptables and firewalld
-// flush, people edit. The transactions of our own nft are known by its process
-// id, so the agent has to be in the kernel's first PID namespace.
+// flush, people edit. The kernel counts transactions, and says of each which
+// process made it; but that process id means nothing in a container. So ours
+// are known by their count: while our nft runs there must be one that touches
+// our tables and no more.
 type Watch struct {
 	b      *Backend
 	socket *nl.NetlinkSocket
+	ask    *nl.SocketHandle
+}
+
+// span is what the count was before and after a run of our nft.
+type span struct {
+	before, after uint32
+	touched       int // transactions in between that touched our tables
 }
 
 // Watch listens from now on, in the network namespace of the calling thread.
@@ -41,22 +50,85 @@ func (b *Backend) Watch() (*Watch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for changes of nftables: %w", err)
 	}
+	w := &Watch{b: b, socket: s}
 	if err := s.SetReceiveBufferSize(watchBuffer, true); err != nil {
-		s.Close()
+		w.close()
 		return nil, fmt.Errorf("listen for changes of nftables: receive buffer: %w", err)
 	}
 	// The socket cannot be closed under a reader: the reader looks up now and then.
 	if err := s.SetReceiveTimeout(&unix.Timeval{Usec: 200_000}); err != nil {
-		s.Close()
+		w.close()
 		return nil, fmt.Errorf("listen for changes of nftables: receive timeout: %w", err)
 	}
-	return &Watch{b, s}, nil
+	ask, err := nl.Subscribe(unix.NETLINK_NETFILTER)
+	if err != nil {
+		w.close()
+		return nil, fmt.Errorf("count changes of nftables: %w", err)
+	}
+	w.ask = &nl.SocketHandle{Socket: ask}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.watch = w
+	return w, nil
+}
+
+func (w *Watch) close() {
+	w.b.mu.Lock()
+	defer w.b.mu.Unlock()
+	if w.b.watch == w {
+		w.b.watch = nil
+	}
+	w.socket.Close()
+	if w.ask != nil {
+		w.ask.Close()
+	}
+}
+
+// generation is the kernel's count of transactions.
+func (w *Watch) generation() (uint32, error) {
+	req := nl.NewNetlinkRequest(getGeneration, 0)
+	req.AddRawData(make([]byte, nfgenmsgBytes))
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: w.ask}
+	answers, err := req.Execute(unix.NETLINK_NETFILTER, newGeneration)
+	if err != nil {
+		return 0, fmt.Errorf("count changes of nftables: %w", err)
+	}
+	for _, a := range answers {
+		if id, ok := generationID(a); ok {
+			return id, nil
+		}
+	}
+	return 0, errors.New("count changes of nftables: the kernel's answer holds no count")
+}
+
+func generationID(message []byte) (uint32, bool) {
+	value, ok := attribute(message, unix.NFTA_GEN_ID)
+	if !ok || len(value) != 4 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(value), true
+}
+
+func attribute(message []byte, kind uint16) ([]byte, bool) {
+	if len(message) < nfgenmsgBytes {
+		return nil, false
+	}
+	attrs, err := nl.ParseRouteAttr(message[nfgenmsgBytes:])
+	if err != nil {
+		return nil, false
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == kind {
+			return a.Value, true
+		}
+	}
+	return nil, false
 }
 
 // Run calls changed after each change by others, until the context ends; the
 // cure is Forget and Apply. It also does after messages were lost.
 func (w *Watch) Run(ctx context.Context, changed func()) error {
-	defer w.socket.Close()
+	defer w.close()
 	touched := false
 	for ctx.Err() == nil {
 		messages, _, err := w.socket.Receive()
@@ -72,42 +144,57 @@ func (w *Watch) Run(ctx context.Context, changed func()) error {
 			return fmt.Errorf("listen for changes of nftables: %w", err)
 		}
 		for _, m := range messages {
-			if len(m.Data) < nfgenmsgBytes {
+			if m.Header.Type != newGeneration {
+				table, ok := attribute(m.Data, attrTable)
+				touched = touched || ok && strings.TrimRight(string(table), "\x00") == Table
 				continue
 			}
-			attrs, err := nl.ParseRouteAttr(m.Data[nfgenmsgBytes:])
-			if err != nil {
-				return fmt.Errorf("changes of nftables: message type %d: %w", m.Header.Type, err)
+			id, ok := generationID(m.Data)
+			if touched && (!ok || !w.b.own(id)) {
+				name, _ := attribute(m.Data, unix.NFTA_GEN_PROC_NAME)
+				w.b.opts.Log.Warn("somebody else changed our nftables tables: they are programmed anew",
+					"table", Table, "program", strings.TrimRight(string(name), "\x00"))
+				changed()
 			}
-			for _, a := range attrs {
-				switch {
-				case m.Header.Type != newGeneration && a.Attr.Type == attrTable:
-					touched = touched || strings.TrimRight(string(a.Value), "\x00") == Table
-				case m.Header.Type == newGeneration && a.Attr.Type == attrPID && len(a.Value) == 4:
-					pid := int(binary.BigEndian.Uint32(a.Value))
-					if touched && !w.b.own(pid) {
-						w.b.opts.Log.Warn("somebody else changed our nftables tables: they are programmed anew", "table", Table, "pid", pid)
-						changed()
-					}
-					touched = false
-				}
-			}
+			touched = false
 		}
 	}
 	return nil
 }
 
-// own says that the process wrote for us; it waits for an Apply under way.
-func (b *Backend) own(pid int) bool {
+// own says that we made the transaction; it waits for an Apply under way.
+func (b *Backend) own(id uint32) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return slices.Contains(b.pids, pid)
+	for i := range b.spans {
+		s := &b.spans[i]
+		if int32(id-s.before) > 0 && int32(id-s.after) <= 0 { // the count may wrap
+			s.touched++
+			return s.touched == 1
+		}
+	}
+	return false
 }
 
-// started remembers a process of ours.
-func (b *Backend) started(pid int) {
-	b.pids = append(b.pids, pid)
-	if len(b.pids) > rememberPIDs {
-		b.pids = slices.Delete(b.pids, 0, 1)
+// counted runs one transaction and remembers which it was.
+func (b *Backend) counted(run func() error) error {
+	if b.watch == nil {
+		return run()
 	}
+	before, err := b.watch.generation()
+	if err != nil {
+		return err
+	}
+	if err := run(); err != nil {
+		return err
+	}
+	after, err := b.watch.generation()
+	if err != nil {
+		return err
+	}
+	b.spans = append(b.spans, span{before: before, after: after})
+	if len(b.spans) > rememberSpans {
+		b.spans = slices.Delete(b.spans, 0, 1)
+	}
+	return nil
 }
