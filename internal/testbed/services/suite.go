@@ -38,6 +38,7 @@ type service struct {
 	change    func(*corev1.Service)
 	endpoints string // see endpointSlices
 	second    bool   // a second port, 81 → PortB
+	echo      bool   // 80 → PortEcho over TCP
 }
 
 // check is one kind of packet. to is NAME:PORT; want is the servers that
@@ -123,7 +124,11 @@ func (s service) objects() []any {
 		o.Spec.Ports = append(o.Spec.Ports, corev1.ServicePort{Name: name, Protocol: proto, Port: from})
 		ports = append(ports, discoveryv1.EndpointPort{Name: &name, Protocol: &proto, Port: &to})
 	}
-	port("a-tcp", corev1.ProtocolTCP, 80, PortA)
+	if s.echo {
+		port("a-tcp", corev1.ProtocolTCP, 80, PortEcho)
+	} else {
+		port("a-tcp", corev1.ProtocolTCP, 80, PortA)
+	}
 	port("a-udp", corev1.ProtocolUDP, 80, PortA)
 	if s.second {
 		port("b-tcp", corev1.ProtocolTCP, 81, PortB)

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -41,7 +42,14 @@ const (
 const (
 	PortA = 8080
 	PortB = 9090
+	// PortEcho sends back what comes, over TCP, for as long as a connection lasts.
+	PortEcho = 7070
+	// PortMany is served over TCP by the remote host on all of ManyEndpoints.
+	PortMany = 6060
 )
+
+// ManyEndpoints are further addresses of the remote host.
+var ManyEndpoints = [2]netip.Prefix{netip.MustParsePrefix("10.245.0.0/16"), netip.MustParsePrefix("fd00:5::/112")}
 
 // addresses by name, IPv4 and IPv6.
 var addresses = map[string][2]string{
@@ -118,10 +126,14 @@ link set cni0 up
 route add default via 192.0.2.10
 route add default via 2001:db8:1::10
 route add 10.244.2.0/24 via 198.51.100.20
-route add fd00:2::/64 via 2001:db8:2::20`},
+route add fd00:2::/64 via 2001:db8:2::20
+route add 10.245.0.0/16 via 198.51.100.20
+route add fd00:5::/112 via 2001:db8:2::20`},
 	{Client, host("192.0.2.10/24", "2001:db8:1::10/64", "192.0.2.1", "2001:db8:1::1", "")},
 	{Remote, host("198.51.100.20/24", "2001:db8:2::20/64", "198.51.100.1", "2001:db8:2::1", `addr add 10.244.2.10/32 dev lo
-addr add fd00:2::10/128 dev lo nodad`)},
+addr add fd00:2::10/128 dev lo nodad
+route add local 10.245.0.0/16 dev lo
+route add local fd00:5::/112 dev lo`)},
 	{PodA, host("10.244.1.10/24", "fd00:1::10/64", "10.244.1.1", "fd00:1::1", "")},
 	{PodB, host("10.244.1.11/24", "fd00:1::11/64", "10.244.1.1", "fd00:1::1", "")},
 }
@@ -186,6 +198,12 @@ func New(t testing.TB) *World {
 		for _, port := range []int{PortA, PortB} {
 			w.serve(name, name, port)
 		}
+		for _, v6 := range []bool{false, true} {
+			w.serveTCP(name, netip.AddrPortFrom(Addr(name, v6), PortEcho), func(c net.Conn) { _, _ = io.Copy(c, c) })
+		}
+	}
+	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		w.serveTCP(Remote, netip.AddrPortFrom(any, PortMany), func(c net.Conn) { _, _ = c.Write(answer("many", PortMany, c.RemoteAddr())) })
 	}
 	w.serve(Node, "served", PortA)
 	return w
@@ -237,46 +255,62 @@ func (w *World) ForgetFlows() {
 	}
 }
 
-// serve answers in a host on one port of both addresses of a name with "NAME:PORT SOURCE". The
-// sockets are bound to the addresses: an answer to UDP must come from the one
-// that was asked.
+// serve answers in a host on one port of both addresses of a name with
+// "NAME:PORT SOURCE". The sockets are bound to the addresses: an answer to UDP
+// must come from the one that was asked.
 func (w *World) serve(host, name string, port int) {
 	for _, v6 := range []bool{false, true} {
-		addr := netip.AddrPortFrom(Addr(name, v6), uint16(port)).String()
-		var l net.Listener
-		var p net.PacketConn
-		err := w.In(host, func() (err error) {
-			if l, err = net.Listen("tcp", addr); err != nil {
-				return err
-			}
-			p, err = net.ListenPacket("udp", addr)
-			return err
+		addr := netip.AddrPortFrom(Addr(name, v6), uint16(port))
+		w.serveTCP(host, addr, func(c net.Conn) {
+			_, _ = c.Write(answer(name, port, c.RemoteAddr())) // who went away asked for nothing
 		})
+		var p net.PacketConn
+		err := w.In(host, func() (err error) { p, err = net.ListenPacket("udp", addr.String()); return err })
 		if err != nil {
 			w.t.Fatalf("serve %s of %s: %v", addr, name, err)
 		}
-		w.t.Cleanup(func() { l.Close(); p.Close() })
-		answer := func(from net.Addr) []byte { return fmt.Appendf(nil, "%s:%d %s\n", name, port, source(from)) }
-		w.wg.Go(func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				_, _ = c.Write(answer(c.RemoteAddr())) // who went away asked for nothing
-				c.Close()
-			}
-		})
+		w.t.Cleanup(func() { p.Close() })
 		w.wg.Go(func() {
 			for buf := make([]byte, 64); ; {
 				_, from, err := p.ReadFrom(buf)
 				if err != nil {
 					return
 				}
-				_, _ = p.WriteTo(answer(from), from)
+				_, _ = p.WriteTo(answer(name, port, from), from)
 			}
 		})
 	}
+}
+
+// serveTCP serves each connection on its own until the world ends.
+func (w *World) serveTCP(host string, addr netip.AddrPort, serve func(net.Conn)) {
+	network := "tcp6"
+	if addr.Addr().Is4() {
+		network = "tcp4"
+	}
+	var l net.Listener
+	if err := w.In(host, func() (err error) { l, err = net.Listen(network, addr.String()); return err }); err != nil {
+		w.t.Fatalf("serve %s of %s: %v", addr, host, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w.t.Cleanup(func() { cancel(); l.Close() })
+	w.wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			w.wg.Go(func() {
+				defer c.Close()
+				defer context.AfterFunc(ctx, func() { c.Close() })()
+				serve(c)
+			})
+		}
+	})
+}
+
+func answer(name string, port int, from net.Addr) []byte {
+	return fmt.Appendf(nil, "%s:%d %s\n", name, port, source(from))
 }
 
 func source(a net.Addr) netip.Addr {
@@ -297,6 +331,15 @@ const (
 	silence  = 400 * time.Millisecond
 )
 
+// Dial connects from a host.
+func (w *World) Dial(ctx context.Context, from string, proto ruleset.Proto, to netip.AddrPort) (c net.Conn, err error) {
+	err = w.In(from, func() (err error) {
+		c, err = (&net.Dialer{}).DialContext(ctx, proto.String(), to.String())
+		return err
+	})
+	return c, err
+}
+
 // Ask connects once from a host. With drop a short silence is enough of an
 // answer.
 func (w *World) Ask(from string, proto ruleset.Proto, to netip.AddrPort, drop bool) (Answer, error) {
@@ -306,11 +349,7 @@ func (w *World) Ask(from string, proto ruleset.Proto, to netip.AddrPort, drop bo
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	var c net.Conn
-	err := w.In(from, func() (err error) {
-		c, err = (&net.Dialer{}).DialContext(ctx, proto.String(), to.String())
-		return err
-	})
+	c, err := w.Dial(ctx, from, proto, to)
 	if err != nil {
 		return judge(err)
 	}

@@ -3,7 +3,6 @@ package nftables_test
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -71,24 +70,16 @@ func TestKernelDoesWhatTheTracerSays(t *testing.T) {
 	}
 }
 
-// Many changes end where a fresh start does.
-func TestChangesEndWhereAFreshStartDoes(t *testing.T) {
+func TestLasting(t *testing.T) {
 	w := services.New(t)
-	b := backend(t, w)
-	r := rand.New(rand.NewPCG(1, 2))
-	var old ruleset.Ruleset
-	for range 100 {
-		now := services.RandomRuleset(t, r)
-		apply(t, b, old, now)
-		old = now
-	}
-	// What nobody uses any more goes with the change after.
-	apply(t, b, old, old)
-	got := kernel(t, w)
-	apply(t, backend(t, w), ruleset.Ruleset{}, old)
-	if want := kernel(t, w); got != want {
-		t.Errorf("after 100 changes:\n%s\nafter a fresh start:\n%s\nruleset:\n%s", got, want, old)
-	}
+	services.Lasting{
+		World: w, New: func() services.Restartable { return backend(t, w) }, State: func() string { return kernel(t, w) },
+	}.Run(t)
+}
+
+func TestKilled(t *testing.T) {
+	services.RunKilled(t, func(w *services.World) services.Restartable { return backend(t, w) },
+		func(w *services.World) string { return kernel(t, w) })
 }
 
 func TestCleanup(t *testing.T) {
@@ -109,7 +100,9 @@ func TestCleanup(t *testing.T) {
 // elsewhere is not.
 func TestWatch(t *testing.T) {
 	w := services.New(t)
-	b := backend(t, w)
+	testbed.Require(t, "nft", "nsenter", "unshare")
+	// In a container the kernel's process ids are not ours.
+	b := nftables.New(nftables.Options{Nft: append([]string{"unshare", "--pid", "--fork", "--kill-child"}, w.Command("nft")...)})
 	var watch *nftables.Watch
 	if err := w.In(services.Node, func() (err error) { watch, err = b.Watch(); return err }); err != nil {
 		t.Fatal(err)
