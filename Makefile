@@ -18,8 +18,8 @@ BIN            ?= bin/nodeagent
 CONFIG         = $(DESTDIR)$(SYSCONFDIR)/nodeagent/nodeagent.yaml
 DEFAULT_CONFIG = sed 's|/etc/nodeagent|$(SYSCONFDIR)/nodeagent|g' systemd/nodeagent.yaml
 
-# The tiers that need no node: every package but the node tier's.
-UNIT = $$(go list ./... | grep -v -e /test/node)
+# The tiers that need no node: every package but those of the node and VM tiers.
+UNIT = $$(go list ./... | grep -v -e /test/node -e /test/vm)
 NODE_TIMEOUT ?= 20m
 
 .PHONY: help
@@ -51,7 +51,7 @@ verify: go ## formatting, vet, staticcheck, import rules, vulnerabilities
 	@hack/verify.sh
 
 .PHONY: test
-test: go deps-test verify test-unit test-judge test-node soak-short ## everything; installs what is missing
+test: go deps-test verify test-unit test-judge test-node test-vm soak-short ## everything; installs what is missing
 	@echo "test: all tiers passed"
 
 .PHONY: test-short
@@ -70,6 +70,11 @@ test-judge: go ## our defaults and validation against k8s.io/kubernetes' own
 test-node: go deps-test containerd2 kubernetes ## the real agent on Debian's containerd and on containerd 2
 	NODE_CONTAINERD=1.6 go test -race -count=1 -timeout $(NODE_TIMEOUT) -skip '^TestSoak$$' ./test/node
 	NODE_CONTAINERD=2.4 go test -race -count=1 -timeout $(NODE_TIMEOUT) -skip '^TestSoak$$' ./test/node
+
+.PHONY: test-vm
+test-vm: go deps-test ## systemd, cgroup v2, SCTP and IPVS in a Debian guest under qemu
+	@hack/build-vm.sh >/dev/null
+	go test -count=1 -timeout $(NODE_TIMEOUT) ./test/vm
 
 .PHONY: soak-short
 soak-short: go deps-test ## the soak with a few kills

@@ -35,6 +35,10 @@ qemu-aarch64-static:qemu-user-static
 pkg-config:pkg-config
 etcd:etcd-server
 mmdebstrap:mmdebstrap
+qemu-system-x86_64:qemu-system-x86
+qemu-img:qemu-utils
+lz4:lz4
+mkfs.ext4:e2fsprogs
 socat:socat
 systemd-analyze:systemd
 kill:procps

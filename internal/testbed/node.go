@@ -50,12 +50,11 @@ type Node struct {
 func NewNode(t testing.TB, opts ...Option) *Node {
 	t.Helper()
 	Require(t, "unshare", "nsenter", "ip", "mount", "busybox", "runc", "iptables")
-	sweepOnce()
 	s := newSettings(opts)
 	if s.containerd == Containerd16 {
 		Require(t, "containerd", "ctr")
 	}
-	dir, err := os.MkdirTemp(parent, "na-")
+	dir, err := Dir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,9 +69,6 @@ func NewNode(t testing.TB, opts ...Option) *Node {
 
 // layout makes the folders and the agent's configuration.
 func (n *Node) layout() error {
-	if err := writeOwner(n.Dir); err != nil {
-		return err
-	}
 	for _, d := range []string{"manifests", "state", "run", "logs/pods", "logs/containers", "cni/net.d",
 		"cni-state", "registry", "containerd"} {
 		if err := os.MkdirAll(filepath.Join(n.Dir, d), 0o755); err != nil {

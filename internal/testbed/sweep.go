@@ -20,6 +20,17 @@ const ownerFile = "testbed.owner"
 // sweepOnce clears what killed test runs left, once per test process.
 var sweepOnce = sync.OnceFunc(sweep)
 
+// Dir makes a folder for what a test runs, on a real disk. Should the test
+// process be killed, the next one removes it.
+func Dir() (string, error) {
+	sweepOnce()
+	dir, err := os.MkdirTemp(parent, "na-")
+	if err != nil {
+		return "", err
+	}
+	return dir, writeOwner(dir)
+}
+
 func writeOwner(dir string) error {
 	start, err := startTime(os.Getpid())
 	if err != nil {
