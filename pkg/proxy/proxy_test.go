@@ -1,0 +1,417 @@
+package proxy_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Nothing is applied before every input has given all that it has: a restart
+// takes no rule away.
+func TestNothingBeforeAllInputsHaveSynced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.o.Inputs = []string{"local", "apiserver"}
+		w.start()
+		w.p.Upsert(service("a", "10.96.0.1", corev1.ProtocolTCP))
+		w.p.Synced("local")
+		w.settle(time.Hour)
+		if did := w.did(); len(did) > 0 {
+			t.Errorf("before the API server has synced: %v", did)
+		}
+		if err := w.p.Ready(); err == nil || !strings.Contains(err.Error(), "apiserver") || strings.Contains(err.Error(), "local") {
+			t.Errorf("readyz says %v", err)
+		}
+		w.p.Synced("apiserver")
+		w.settle(time.Minute)
+		if did := w.did(); len(did) == 0 || did[0] != "replace nftables" {
+			t.Errorf("then: %v", did)
+		}
+		if err := w.p.Ready(); err != nil {
+			t.Error(err)
+		}
+		if st := w.p.Status(); st.Mode != "nftables" || st.Services != 1 || st.Frontends != 1 || st.LastSync.IsZero() {
+			t.Errorf("%+v", st)
+		}
+		if err := w.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A change is in the kernel as the difference; what does not matter is none.
+func TestChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		defer w.stop()
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		w.did()
+		for _, f := range []func(){
+			func() { w.p.Upsert(service("a", "10.96.0.1", corev1.ProtocolTCP)) },
+			func() { w.p.Upsert(slice("a", "10.244.0.1")) },
+			func() { w.p.Upsert(slice("a", "10.244.0.2")) },
+			func() { w.p.Delete(service("a", "", corev1.ProtocolTCP)) },
+		} {
+			f()
+			w.settle(time.Second)
+			if did := w.did(); !slices.Equal(did, []string{"apply nftables"}) {
+				t.Errorf("a change: %v", did)
+			}
+		}
+		w.p.Upsert(slice("b", "10.244.0.2")) // of no Service
+		w.p.Delete(service("c", "", corev1.ProtocolTCP))
+		w.settle(time.Minute)
+		if did := w.did(); len(did) > 0 {
+			t.Errorf("no change: %v", did)
+		}
+	})
+}
+
+// A crowd of changes is applied in few passes, and the first of them at once.
+func TestChangesAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		defer w.stop()
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		w.did()
+		w.p.Upsert(service("first", "10.96.1.1", corev1.ProtocolTCP))
+		synctest.Wait() // no time passes
+		if did := w.did(); len(did) != 1 {
+			t.Errorf("the first: %v", did)
+		}
+		for i := range 100 {
+			w.p.Upsert(service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.96.0.%d", i+1), corev1.ProtocolTCP))
+		}
+		w.settle(time.Second)
+		if did := w.did(); len(did) != 1 {
+			t.Errorf("100 more took %d passes", len(did))
+		}
+	})
+}
+
+// What fails is tried again, with the old rules in place, and said.
+func TestFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		defer w.stop()
+		w.p.Upsert(service("a", "10.96.0.1", corev1.ProtocolTCP))
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		w.did()
+		w.k.failing("apply nftables", errors.New("the kernel is full"))
+		w.k.failing("replace nftables", errors.New("the kernel is still full"))
+		w.p.Upsert(service("b", "10.96.0.2", corev1.ProtocolTCP))
+		w.settle(10 * time.Minute)
+		if err := w.p.Ready(); err == nil || !strings.Contains(err.Error(), "still full") {
+			t.Errorf("readyz says %v", err)
+		}
+		if n := len(w.did()); n < 10 || n > 40 {
+			t.Errorf("%d attempts in ten minutes", n)
+		}
+		if n := len(w.k.holds("nftables").Frontends); n != 1 {
+			t.Errorf("the old rules: %d", n)
+		}
+		if !w.said("Node ServicesNotProgrammed") {
+			t.Error("that is no event")
+		}
+		w.k.heal()
+		w.settle(time.Minute)
+		if err := w.p.Ready(); err != nil || len(w.k.holds("nftables").Frontends) != 2 {
+			t.Errorf("afterwards: %v", err)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if last := w.synced[len(w.synced)-1]; last != "full" {
+			t.Errorf("passes %v", w.synced)
+		}
+	})
+}
+
+// Rules that others change are put back at once, but not for somebody who
+// does so all the time.
+func TestOthersChangeTheRules(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		defer w.stop()
+		w.p.Upsert(service("a", "10.96.0.1", corev1.ProtocolTCP))
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		w.did()
+		w.flush()
+		synctest.Wait() // no time passes
+		if did := w.did(); !slices.Equal(did, []string{"replace nftables"}) {
+			t.Errorf("a flush: %v", did)
+		}
+		if !w.said("Node ProxyRulesChanged") {
+			t.Error("that is no event")
+		}
+		w.settle(time.Hour)
+		for range 600 {
+			w.flush()
+			w.settle(100 * time.Millisecond)
+		}
+		if n := len(w.did()); n < 60 || n > 70 {
+			t.Errorf("a minute of flushes: %d repairs", n)
+		}
+		w.settle(2 * time.Second)
+		if w.k.isLost() {
+			t.Error("the last one is not repaired")
+		}
+	})
+}
+
+func TestWatchThatCannotBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.k.failing("watch nftables", errors.New("no sockets left"))
+		w.start()
+		defer w.stop()
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		if !w.said("Node ProxyWatchFailed") {
+			t.Error("that is no event")
+		}
+		w.did()
+		w.k.heal()
+		w.settle(time.Minute)
+		if did := w.did(); !slices.Equal(did, []string{"replace nftables"}) {
+			t.Errorf("when it has begun, for what was missed: %v", did)
+		}
+	})
+}
+
+// A mode is exchanged for another one without a moment in which there is none.
+func TestModeChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		w.p.Upsert(service("a", "10.96.0.1", corev1.ProtocolTCP))
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		if did := w.did(); !slices.Equal(did, []string{"replace nftables", "cleanup iptables", "cleanup userspace"}) {
+			t.Errorf("with a state folder that knows nothing: %v", did)
+		}
+		w.stop()
+		w.o.Mode = "iptables"
+		w.k.failing("cleanup nftables", errors.New("busy"))
+		w.start()
+		w.p.Synced("local")
+		w.settle(10 * time.Second)
+		did := w.did()
+		if len(did) < 3 || did[0] != "replace iptables" || did[1] != "cleanup nftables" {
+			t.Errorf("the other mode: %v", did)
+		}
+		w.stop()
+		// The agent is started again before the first mode's rules are gone.
+		w.k.heal()
+		w.start()
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		if did := w.did(); !slices.Equal(did, []string{"replace iptables", "cleanup nftables"}) {
+			t.Errorf("after a restart: %v", did)
+		}
+		w.stop()
+		w.start()
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		if did := w.did(); !slices.Equal(did, []string{"replace iptables"}) {
+			t.Errorf("after another one: %v", did)
+		}
+		w.stop()
+		w.o.Mode = "none"
+		w.k.failing("cleanup iptables", errors.New("busy"))
+		w.start()
+		w.settle(time.Minute)
+		w.k.heal()
+		w.settle(time.Minute)
+		if r := w.k.holds("iptables"); len(r.Frontends) > 0 {
+			t.Errorf("with mode none there are %v", r)
+		}
+		if _, err := os.Stat(w.o.StateFile); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the note: %v", err)
+		}
+		w.stop()
+	})
+}
+
+func TestChoose(t *testing.T) {
+	for _, tc := range []struct {
+		mode   string
+		cannot []string
+		want   string
+	}{
+		{"auto", nil, "nftables"},
+		{"auto", []string{"nftables"}, "iptables"},
+		{"auto", []string{"nftables", "iptables"}, "userspace"},
+		{"iptables", []string{"nftables"}, "iptables"},
+		{"iptables", []string{"iptables"}, ""},
+		{"auto", []string{"nftables", "iptables", "userspace"}, ""},
+		{"ipvs", nil, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.o.Mode = tc.mode
+			for _, m := range tc.cannot {
+				w.k.failing("detect "+m, errors.New("no such kernel"))
+			}
+			w.start()
+			w.p.Synced("local")
+			w.settle(time.Second)
+			if got := w.p.Status().Mode; got != tc.want {
+				t.Errorf("%s without %v: %q, want %q", tc.mode, tc.cannot, got, tc.want)
+			}
+			err := w.stop()
+			if (err == nil) != (tc.want != "") {
+				t.Errorf("%s without %v: %v", tc.mode, tc.cannot, err)
+			}
+			if tc.want == "" && !strings.Contains(err.Error(), "mode") {
+				t.Errorf("it says %v", err)
+			}
+		})
+	}
+}
+
+// The kernel's flows are looked at once, and then when UDP Services change.
+func TestFlows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		defer w.stop()
+		w.p.Synced("local")
+		const families = 2
+		for _, step := range []struct {
+			do    func()
+			looks int
+		}{
+			{func() {}, 0},
+			{func() { w.p.Upsert(service("tcp", "10.96.0.1", corev1.ProtocolTCP)) }, 0},
+			{func() { w.p.Upsert(service("udp", "10.96.0.2", corev1.ProtocolUDP)) }, families},
+			{func() { w.p.Upsert(slice("tcp", "10.244.0.1")) }, 0},
+			{func() { w.p.Delete(service("tcp", "", corev1.ProtocolTCP)) }, 0},
+			{func() { w.p.Delete(service("udp", "", corev1.ProtocolUDP)) }, families},
+		} {
+			w.settle(time.Second)
+			before := w.looks()
+			step.do()
+			w.settle(time.Second)
+			if n := w.looks() - before; n != step.looks {
+				t.Errorf("%d looks, want %d", n, step.looks)
+			}
+		}
+	})
+}
+
+// Node ports follow the node's addresses.
+func TestAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.o.Node.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		w.start()
+		defer w.stop()
+		s := service("a", "10.96.0.1", corev1.ProtocolTCP)
+		s.Spec.Type, s.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, 30000
+		w.p.Upsert(s)
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		w.mu.Lock()
+		w.addrs = []netip.Addr{netip.MustParseAddr("192.0.2.99")}
+		w.mu.Unlock()
+		w.did()
+		w.moved()
+		w.settle(time.Second)
+		if got := w.k.holds("nftables").Node.NodePortAddresses; !slices.Contains(got, w.addrs[0]) {
+			t.Errorf("node ports at %v", got)
+		}
+		w.did()
+		w.moved() // another interface came, without an address of interest
+		w.settle(time.Second)
+		if did := w.did(); len(did) > 0 {
+			t.Errorf("the same addresses: %v", did)
+		}
+	})
+}
+
+func TestSetNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.o.PodCIDRsFromNode = true
+		w.start()
+		defer w.stop()
+		w.p.Upsert(service("a", "10.96.0.1", corev1.ProtocolTCP))
+		w.p.Synced("local")
+		w.settle(time.Second)
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelTopologyZone: "z"}}}
+		n.Spec.PodCIDRs = []string{"10.244.7.0/24"}
+		w.p.SetNode(n)
+		w.p.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.200.0.0/16")})
+		w.p.SetNode(nil)
+		w.settle(time.Second)
+		got := w.k.holds("nftables").Node
+		if fmt.Sprint(got.LocalPods.Prefixes) != "[10.244.7.0/24]" || fmt.Sprint(got.ServiceCIDRs) != "[10.200.0.0/16]" {
+			t.Errorf("%+v", got)
+		}
+		w.p.Delete(service("a", "", corev1.ProtocolTCP))
+		w.settle(time.Second)
+		if got := w.k.holds("nftables").Node; len(got.ServiceCIDRs) > 0 {
+			t.Errorf("without any Service %v is dropped", got.ServiceCIDRs)
+		}
+	})
+}
+
+// How late a slice is counts from when its pods changed, for slices that
+// changed since the start.
+func TestProgrammingLatency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		defer w.stop()
+		w.p.Upsert(service("a", "10.96.0.1", corev1.ProtocolTCP))
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		before, now := slice("a", "10.244.0.1"), slice("a", "10.244.0.2")
+		before.Annotations = map[string]string{corev1.EndpointsLastChangeTriggerTime: time.Now().Add(-time.Hour).Format(time.RFC3339Nano)}
+		now.Annotations = map[string]string{corev1.EndpointsLastChangeTriggerTime: time.Now().Format(time.RFC3339Nano)}
+		w.p.Upsert(before)
+		w.settle(3 * time.Second)
+		w.k.failing("apply nftables", errors.New("once"))
+		w.p.Upsert(now)
+		synctest.Wait()
+		w.k.heal()
+		w.settle(time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.late) != 1 || w.late[0] < 3*time.Second {
+			t.Errorf("%v", w.late)
+		}
+	})
+}
+
+// What is wrong with an object is an event on it.
+func TestRefusedEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		defer w.stop()
+		w.p.Upsert(slice("a", "127.0.0.1"))
+		w.p.Upsert(&corev1.Pod{})
+		if !w.said("EndpointSlice NotServed") {
+			t.Error("that is no event")
+		}
+	})
+}
