@@ -32,28 +32,23 @@ type Node struct {
 }
 
 // Make makes the ruleset. Of two Services that claim the same address,
-// protocol and port the one first by name gets it.
+// protocol and port the one first by name gets it. Who makes one after the
+// other has a Planner.
 func Make(services servicemap.Snapshot, node Node) ruleset.Ruleset {
-	p := planner{node: node}
-	p.frontends = make([]ruleset.Frontend, 0, len(services))
-	p.clusterIPs = make([]netip.Addr, 0, len(services))
-	for _, s := range services {
-		for _, ip := range s.ClusterIPs {
-			p.clusterIPs = append(p.clusterIPs, ip)
-			v := view{service: s, clusterIP: ip}
-			v.externalIPs = family(s.ExternalIPs, ip)
-			v.loadBalancerIPs = family(s.LoadBalancerIPs, ip)
-			v.sourceRanges = p.sourceRanges(&v)
-			for i := range s.Ports {
-				p.port(&v, &s.Ports[i])
-			}
+	return new(Planner).Make(services, node)
+}
+
+// service adds what one Service means.
+func (p *planner) service(s *servicemap.Service) {
+	for _, ip := range s.ClusterIPs {
+		p.clusterIPs = append(p.clusterIPs, ip)
+		v := view{service: s, clusterIP: ip}
+		v.externalIPs = family(s.ExternalIPs, ip)
+		v.loadBalancerIPs = family(s.LoadBalancerIPs, ip)
+		v.sourceRanges = p.sourceRanges(&v)
+		for i := range s.Ports {
+			p.port(&v, &s.Ports[i])
 		}
-	}
-	return ruleset.Ruleset{
-		Node:       facts(node),
-		Frontends:  sortedFrontends(p.frontends),
-		ClusterIPs: sorted(p.clusterIPs),
-		Hairpin:    sorted(p.hairpin),
 	}
 }
 
@@ -68,8 +63,8 @@ type view struct {
 type planner struct {
 	node       Node
 	frontends  []ruleset.Frontend
-	clusterIPs []netip.Addr
-	hairpin    []netip.Addr // unsorted, with duplicates
+	clusterIPs []netip.Addr // all three unsorted, with duplicates
+	hairpin    []netip.Addr
 }
 
 // port adds the frontends of one port in one family.

@@ -123,8 +123,13 @@ type Frontend struct {
 // Equal says that the kernel needs the same for both.
 func (f *Frontend) Equal(o *Frontend) bool {
 	return f.Key == o.Key && f.Service == o.Service && f.Empty == o.Empty && f.Masquerade == o.Masquerade &&
-		f.Affinity == o.Affinity && slices.Equal(f.Endpoints, o.Endpoints) &&
-		slices.Equal(f.Inside, o.Inside) && slices.Equal(f.SourceRanges, o.SourceRanges)
+		f.Affinity == o.Affinity && same(f.Endpoints, o.Endpoints) && same(f.Inside, o.Inside) &&
+		same(f.SourceRanges, o.SourceRanges)
+}
+
+// same compares lists. Those of what did not change are the same memory.
+func same[T comparable](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 func (f *Frontend) String() string {
