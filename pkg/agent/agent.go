@@ -111,6 +111,8 @@ type agent struct {
 
 	// node is set once the runtime has answered.
 	node atomic.Pointer[node]
+	// idle is set while no runtime is needed.
+	idle atomic.Bool
 	// up is set once the agent is ready for the first time.
 	up atomic.Bool
 	// seen is what Info and the health paths answer from.
@@ -127,7 +129,7 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 		return nil, err
 	}
 	a := &agent{cfg: cfg, o: o, log: log, instance: name, started: time.Now(), reload: make(chan chan error)}
-	a.seen.Store(&conditions{runtimeReason: "the runtime has not answered yet", networkReason: "not looked at yet"})
+	a.seen.Store(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
 	a.metrics = metrics.New(metrics.Build{Version: o.Build.Version, Revision: o.Build.Commit, NodeName: cfg.NodeName})
 	revisions := journal.NewCounter(time.Now())
 	a.events = events.New(events.Options{NodeName: cfg.NodeName, Revisions: revisions, Clock: time.Now})
@@ -252,7 +254,7 @@ func (a *agent) alive(within time.Duration) error {
 func (a *agent) announce(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for a.node.Load() == nil || !a.store.AllTried() {
+	for a.node.Load() == nil && !a.idle.Load() || !a.store.AllTried() {
 		select {
 		case <-ctx.Done():
 			return nil

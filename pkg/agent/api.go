@@ -19,7 +19,14 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/source/http"
 )
 
-// errNoRuntime is what requests get that need a runtime while there is none.
+// noRuntime is what requests get that need a runtime while there is none.
+func (a *agent) noRuntime() error {
+	if a.idle.Load() {
+		return fmt.Errorf("no container runtime is in use: this agent serves Services and has no pods: %w", errdefs.ErrUnavailable)
+	}
+	return errNoRuntime
+}
+
 var errNoRuntime = fmt.Errorf("the container runtime has not answered yet: see nodeagent get events: %w", errdefs.ErrUnavailable)
 
 // Info implements server.Node.
@@ -52,7 +59,7 @@ func (a *agent) Sources() []api.Source {
 func (a *agent) Containers(ctx context.Context) ([]api.Container, error) {
 	n := a.node.Load()
 	if n == nil {
-		return nil, errNoRuntime
+		return nil, a.noRuntime()
 	}
 	pods, err := n.client.Pods(ctx)
 	if err != nil {
@@ -120,7 +127,7 @@ func (s streams) client() (*runtime.Client, error) {
 	if n := s.a.node.Load(); n != nil {
 		return n.client, nil
 	}
-	return nil, errNoRuntime
+	return nil, s.a.noRuntime()
 }
 
 func (s streams) Pod(ctx context.Context, uid types.UID) (runtime.Pod, error) {
@@ -161,7 +168,7 @@ type imageAPI struct{ a *agent }
 func (i imageAPI) Images(ctx context.Context) ([]api.Image, []api.PullProgress, error) {
 	n := i.a.node.Load()
 	if n == nil {
-		return nil, nil, errNoRuntime
+		return nil, nil, i.a.noRuntime()
 	}
 	list, err := n.client.Images(ctx)
 	if err != nil {
@@ -185,7 +192,7 @@ func progress(p images.Progress) api.PullProgress {
 func (i imageAPI) Pull(ctx context.Context, image string, report func(api.PullProgress)) error {
 	n := i.a.node.Load()
 	if n == nil {
-		return errNoRuntime
+		return i.a.noRuntime()
 	}
 	var last api.PullProgress
 	err := n.images.Pull(ctx, image, v1.PullAlways, func(p images.Progress) {

@@ -27,6 +27,12 @@ const (
 	networkAge = 30 * time.Second
 )
 
+// What is said before the first look.
+const (
+	notAnswered = "the runtime has not answered yet"
+	notLooked   = "not looked at yet"
+)
+
 // conditions are the last look at the runtime and the network.
 type conditions struct {
 	runtime       runtime.Info

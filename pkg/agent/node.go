@@ -35,8 +35,42 @@ type node struct {
 	workers *podworker.Manager
 }
 
+// awaitPods returns when a container runtime is needed. An agent that serves
+// Services only takes the place of kube-proxy, and the runtime is kubelet's: it
+// is not touched before there is a pod of our own.
+func (a *agent) awaitPods(ctx context.Context) error {
+	if !a.cfg.ServicesOnly() {
+		return nil
+	}
+	changed := make(chan struct{}, 1)
+	a.store.Notify(func(types.UID) {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
+	for len(a.store.Records()) == 0 {
+		if !a.idle.Swap(true) {
+			a.log.Info("no pods: the container runtime is left alone")
+			a.seen.Store(&conditions{runtime: runtime.Info{Name: "none", Reason: "there are no pods"}})
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+	if a.idle.Swap(false) {
+		a.seen.Store(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
+	}
+	return nil
+}
+
 // runNode waits for the runtime and then runs pods on it.
 func (a *agent) runNode(ctx context.Context) error {
+	if err := a.awaitPods(ctx); err != nil {
+		return err
+	}
 	if err := a.cni.Ensure(ctx); err != nil && ctx.Err() == nil {
 		// Housekeeping tries again; pods on the host's network need none of it.
 		a.log.Warn("pod networking is not ready", "err", err)

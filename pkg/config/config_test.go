@@ -347,6 +347,26 @@ func TestACluster(t *testing.T) {
 	}
 }
 
+// TestBesideAKubelet: who serves Services only leaves kubelet its port.
+func TestBesideAKubelet(t *testing.T) {
+	kubelet := Host{Exists: func(path string) bool { return path == "/var/lib/kubelet" }}
+	for _, tc := range []struct {
+		name string
+		c    NodeAgentConfiguration
+		host Host
+		want string
+	}{
+		{"beside kubelet", NodeAgentConfiguration{Kubeconfig: "/k"}, kubelet, ListenNone},
+		{"without", NodeAgentConfiguration{Kubeconfig: "/k"}, Host{}, "127.0.0.1:10248"},
+		{"with manifests", NodeAgentConfiguration{Kubeconfig: "/k", Manifests: "/m"}, kubelet, "127.0.0.1:10248"},
+		{"as configured", NodeAgentConfiguration{Kubeconfig: "/k", Listen: "127.0.0.1:1"}, kubelet, "127.0.0.1:1"},
+	} {
+		if Default(&tc.c, tc.host); tc.c.Listen != tc.want {
+			t.Errorf("%s: listens on %s, want %s", tc.name, tc.c.Listen, tc.want)
+		}
+	}
+}
+
 func TestDefaultDNSInEachRange(t *testing.T) {
 	c := &NodeAgentConfiguration{Proxy: Proxy{ServiceCIDRs: []string{"10.7.0.0/28", "fd07::/112"}}}
 	Default(c, testHost())

@@ -33,6 +33,7 @@ const (
 	defaultCNIBinDir    = "/opt/cni/bin"
 	debianCNIBinDir     = "/usr/lib/cni"
 	resolvedStubAddress = "127.0.0.53"
+	kubeletDir          = "/var/lib/kubelet"
 )
 
 // Default fills every field that is at its zero value and has a default. It
@@ -77,6 +78,9 @@ func Default(c *NodeAgentConfiguration, h Host) {
 	num(&c.Pods.MaxDeadContainers, 1)
 	num(&c.Pods.MaxTerminatedPods, 100)
 
+	if c.ServicesOnly() && h.exists(kubeletDir) {
+		str(&c.Listen, ListenNone) // its port is that kubelet's
+	}
 	str(&c.Listen, "127.0.0.1:10248")
 	defaultProxy(c)
 	str(&c.Log.Level, "info")

@@ -54,7 +54,8 @@ type NodeAgentConfiguration struct {
 	Images  Images  `json:"images,omitzero"`
 	Pods    Pods    `json:"pods,omitzero"`
 
-	// Listen serves healthz, readyz and metrics. Default 127.0.0.1:10248; "none" turns it off.
+	// Listen serves healthz, readyz and metrics. Default 127.0.0.1:10248, or
+	// "none" with ServicesOnly beside a kubelet; "none" turns it off.
 	Listen string `json:"listen,omitempty"`
 	// API is the local API over TCP, besides the socket in RunDir.
 	API API `json:"api,omitzero"`
@@ -68,6 +69,13 @@ type NodeAgentConfiguration struct {
 	DNS       DNS    `json:"dns,omitzero"`
 
 	Log Log `json:"log,omitzero"`
+}
+
+// ServicesOnly says that nothing but Services is asked for: an API server, and
+// neither manifests nor a URL. Such an agent leaves the container runtime to
+// whoever uses it until a pod is created over the local API.
+func (c *NodeAgentConfiguration) ServicesOnly() bool {
+	return c.Kubeconfig != "" && c.Manifests == "" && c.ManifestURL == ""
 }
 
 // Runtime is the CRI runtime.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -141,10 +142,20 @@ func Run(ctx context.Context, h Host, cfg *config.NodeAgentConfiguration) []Resu
 	var out []Result
 	for _, c := range checks() {
 		r := c.run(ctx, p)
+		if r.Level == Fail && cfg.ServicesOnly() && forPods(c.name) {
+			r = info("needed for pods, not for Services: %s", r.Detail)
+		}
 		r.Check = c.name
 		out = append(out, r)
 	}
 	return out
+}
+
+// forPods says that a check is about what only pods need.
+func forPods(name string) bool {
+	return slices.Contains([]string{
+		"cgroups", "namespaces", "mount propagation", "overlayfs", "bridge", "veth", "container runtime", "runc", "CNI plugins", "CNI configuration",
+	}, name)
 }
 
 // Passed says that nothing failed; warnings do not count.

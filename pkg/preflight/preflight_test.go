@@ -299,6 +299,21 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+// TestServicesOnly: a host without anything that pods need serves Services.
+func TestServicesOnly(t *testing.T) {
+	h, cfg := good()
+	h.runtimes, h.programs = nil, nil
+	if Passed(Run(t.Context(), h.host(), cfg)) {
+		t.Fatal("a host without a runtime passes for pods")
+	}
+	cfg.Manifests, cfg.ManifestURL, cfg.Kubeconfig = "", "", "/etc/kubeconfig"
+	for _, r := range Run(t.Context(), h.host(), cfg) {
+		if forPods(r.Check) && r.Level == Fail {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 func inUse() error { return fmt.Errorf("bind: %w", syscall.EADDRINUSE) }
 
 func TestOutput(t *testing.T) {
