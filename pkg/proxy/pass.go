@@ -81,7 +81,7 @@ func (p *Proxy) apply(ctx context.Context, node *plan.Node, news pending) (err e
 		// On a node without any Service the range may well be somebody else's.
 		node.ServiceCIDRs = nil
 	}
-	now := plan.Make(services, *node)
+	now := r.planner.Make(services, *node)
 	if err := r.backend.Apply(ctx, r.applied, now); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/events"
 	"github.com/nodeagent/nodeagent/pkg/proxy/conntrack"
+	"github.com/nodeagent/nodeagent/pkg/proxy/plan"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 	"github.com/nodeagent/nodeagent/pkg/proxy/servicemap"
 )
@@ -39,6 +40,7 @@ type state struct {
 	leftovers []string // modes to clean up
 	noted     bool     // the mode is in the state file
 
+	planner  plan.Planner
 	applied  ruleset.Ruleset
 	full     bool // the next Apply replaces everything
 	snapshot servicemap.Snapshot
