@@ -21,6 +21,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/images/pause"
 	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/probe"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/embedded"
 )
@@ -242,6 +243,9 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 	n.workers = podworker.New(podworker.Options{
 		Store: a.store, Observer: client, Sandboxes: client, Containers: client, Images: n.images, Volumes: a.volumes,
 		Cgroups: cgroups, Network: a.cni, Recorder: a.events, Metrics: a.metrics,
+		Probes: probe.New(probe.Options{
+			Runtime: client, Recorder: a.events, Metrics: a.metrics, Clock: time.Now, After: time.After, Log: a.log,
+		}),
 		Admit:    podworker.Admission(a.nodeLabels()),
 		Hostname: a.cfg.NodeName, NodeIPs: a.cfg.NodeIP, NodeMemory: memory, RuntimeName: info.Name,
 		DNS:     resolver{path: a.cfg.Network.ResolvConf, log: a.log}.read,

@@ -57,6 +57,9 @@ func defaultContainer(c *v1.Container, hostNetwork bool) {
 	orDefault(&c.ImagePullPolicy, defaultPullPolicy(c.Image))
 	orDefault(&c.TerminationMessagePath, v1.TerminationMessagePathDefault)
 	orDefault(&c.TerminationMessagePolicy, v1.TerminationMessageReadFile)
+	if c.ReadinessProbe != nil {
+		defaultProbe(c.ReadinessProbe)
+	}
 	for i := range c.Ports {
 		port := &c.Ports[i]
 		orDefault(&port.Protocol, v1.ProtocolTCP)
@@ -76,6 +79,20 @@ func defaultContainer(c *v1.Container, hostNetwork bool) {
 	}
 	roundUp(c.Resources.Limits)
 	roundUp(c.Resources.Requests)
+}
+
+func defaultProbe(p *v1.Probe) {
+	orDefault(&p.TimeoutSeconds, 1)
+	orDefault(&p.PeriodSeconds, 10)
+	orDefault(&p.SuccessThreshold, 1)
+	orDefault(&p.FailureThreshold, 3)
+	if h := p.HTTPGet; h != nil {
+		orDefault(&h.Path, "/")
+		orDefault(&h.Scheme, v1.URISchemeHTTP)
+	}
+	if p.GRPC != nil && p.GRPC.Service == nil {
+		p.GRPC.Service = new("")
+	}
 }
 
 // roundUp brings quantities to the precision of the API: thousandths.

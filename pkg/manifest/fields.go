@@ -60,9 +60,9 @@ var podFields = []typeFields{
 	{of: v1.Container{},
 		supported: "name image command args workingDir ports env resources volumeMounts " +
 			"terminationMessagePath terminationMessagePolicy imagePullPolicy securityContext " +
-			"stdin stdinOnce tty",
+			"stdin stdinOnce tty readinessProbe",
 		refused: "envFrom resizePolicy restartPolicy restartPolicyRules volumeDevices " +
-			"livenessProbe readinessProbe startupProbe lifecycle"},
+			"livenessProbe startupProbe lifecycle"},
 
 	{of: v1.ContainerPort{},
 		supported: "name hostPort containerPort protocol hostIP"},
@@ -78,6 +78,32 @@ var podFields = []typeFields{
 	{of: v1.VolumeMount{},
 		supported: "name readOnly mountPath mountPropagation",
 		refused:   "recursiveReadOnly subPath subPathExpr bindMountOptions"},
+
+	// terminationGracePeriodSeconds is Validate's to refuse: no readiness probe
+	// may have it.
+	{of: v1.Probe{},
+		supported: "initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold " +
+			"terminationGracePeriodSeconds"},
+
+	{of: v1.ProbeHandler{},
+		supported: "exec httpGet tcpSocket grpc"},
+
+	{of: v1.ExecAction{},
+		supported: "command"},
+
+	{of: v1.HTTPGetAction{},
+		supported: "path port host scheme httpHeaders",
+		refused:   "protocol"},
+
+	{of: v1.HTTPHeader{},
+		supported: "name value"},
+
+	{of: v1.TCPSocketAction{},
+		supported: "port host"},
+
+	{of: v1.GRPCAction{},
+		supported: "port service",
+		refused:   "mode"},
 
 	{of: v1.Toleration{},
 		supported: "key operator value effect tolerationSeconds"},

@@ -22,6 +22,7 @@ func validateContainers(spec *v1.PodSpec, volumes map[string]bool, p *field.Path
 	for i := range spec.Containers {
 		c, at := &spec.Containers[i], cp.Index(i)
 		errs = append(errs, validateContainer(c, volumes, at)...)
+		errs = append(errs, validateReadinessProbe(c.ReadinessProbe, at.Child("readinessProbe"))...)
 		if names[c.Name] {
 			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
 		}
@@ -45,6 +46,9 @@ func validateContainers(spec *v1.PodSpec, volumes map[string]bool, p *field.Path
 		}
 		if c.Name != "" {
 			names[c.Name] = true
+		}
+		if c.ReadinessProbe != nil {
+			errs = append(errs, field.Forbidden(at.Child("readinessProbe"), "an init container ends before anybody asks whether it is ready"))
 		}
 		// Init containers run one after another: each counts alone. The API
 		// server names the first one in the error, whichever it is.

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/expfmt"
+	v1 "k8s.io/api/core/v1"
 )
 
 // Metrics holds every measure. Make it with New; all methods may be called from
@@ -39,6 +40,8 @@ type Metrics struct {
 	httpInflight     *prometheus.GaugeVec
 	sourceSynced     *prometheus.GaugeVec
 	sourceProblems   *prometheus.GaugeVec
+	probes           *prometheus.CounterVec
+	probeDuration    *prometheus.HistogramVec
 }
 
 // Build is what nodeagent_build_info and kubelet_node_name say.
@@ -73,6 +76,8 @@ func New(b Build) *Metrics {
 		sourceSynced:     gauges("nodeagent_source_synced", "1 when the source was read well at least once since start.", "source"),
 		sourceProblems:   gauges("nodeagent_source_problems", "Objects of the source that are refused or unreadable now.", "source"),
 	}
+	m.probes = counters("prober_probe_total", "Probes of containers by result: successful or failed.", "probe_type", "result", "container", "pod", "namespace", "pod_uid")
+	m.probeDuration = histograms("prober_probe_duration_seconds", "Seconds that successful probes took.", prometheus.DefBuckets, "probe_type", "container", "pod", "namespace")
 	info := gauges("nodeagent_build_info", "Always 1; the labels tell the build.", "version", "revision", "go_version")
 	info.WithLabelValues(b.Version, b.Revision, runtime.Version()).Set(1)
 	node := gauges("kubelet_node_name", "Always 1; the label tells the node.", "node")
@@ -82,7 +87,7 @@ func New(b Build) *Metrics {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.runtimeOps, m.runtimeErrors, m.runtimeDuration, m.runningPods, m.runningContainer,
 		m.podStart, m.podWorker, m.startedPods, m.startedPodErrors, m.startedContainer, m.startedErrors,
-		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, info, node,
+		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, m.probes, m.probeDuration, info, node,
 	)
 	return m
 }
@@ -180,6 +185,30 @@ func (m *Metrics) Source(name string, synced bool, problems int) {
 	}
 	m.sourceSynced.WithLabelValues(name).Set(v)
 	m.sourceProblems.WithLabelValues(name).Set(float64(problems))
+}
+
+// Probed counts one probe of a container. kind is Readiness.
+func (m *Metrics) Probed(p *v1.Pod, container, kind string, good bool, took time.Duration) {
+	if m == nil {
+		return
+	}
+	result := "failed"
+	if good {
+		result = "successful"
+		m.probeDuration.WithLabelValues(kind, container, p.Name, p.Namespace).Observe(took.Seconds())
+	}
+	m.probes.WithLabelValues(kind, result, container, p.Name, p.Namespace, string(p.UID)).Inc()
+}
+
+// ProbesEnded forgets what was counted for a container of a pod that is gone.
+func (m *Metrics) ProbesEnded(p *v1.Pod, container string) {
+	if m == nil {
+		return
+	}
+	labels := prometheus.Labels{"container": container, "pod": p.Name, "namespace": p.Namespace}
+	m.probeDuration.DeletePartialMatch(labels)
+	labels["pod_uid"] = string(p.UID)
+	m.probes.DeletePartialMatch(labels)
 }
 
 // Request counts one request and returns what to call at its end. Path is a

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // TestNames pins the names, labels and values that dashboards made for kubelet
@@ -28,6 +30,14 @@ func TestNames(t *testing.T) {
 	m.Source("http", false, 0)
 	m.Request("GET", "pods", "local", true)
 	m.Request("GET", "pods", "local", true)()
+	web, gone := &v1.Pod{}, &v1.Pod{}
+	web.Namespace, web.Name, web.UID = "shop", "web", "u1"
+	gone.Namespace, gone.Name, gone.UID = "shop", "gone", "u2"
+	for _, p := range []*v1.Pod{web, gone} {
+		m.Probed(p, "main", "Readiness", true, time.Millisecond)
+		m.Probed(p, "main", "Readiness", false, time.Millisecond)
+	}
+	m.ProbesEnded(gone, "main")
 
 	w := httptest.NewRecorder()
 	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
@@ -55,6 +65,9 @@ func TestNames(t *testing.T) {
 		`nodeagent_source_problems{source="file"} 2`,
 		`kubelet_http_requests_total{long_running="true",method="GET",path="pods",server_type="local"} 2`,
 		`kubelet_http_inflight_requests{long_running="true",method="GET",path="pods",server_type="local"} 1`,
+		`prober_probe_total{container="main",namespace="shop",pod="web",pod_uid="u1",probe_type="Readiness",result="successful"} 1`,
+		`prober_probe_total{container="main",namespace="shop",pod="web",pod_uid="u1",probe_type="Readiness",result="failed"} 1`,
+		`prober_probe_duration_seconds_count{container="main",namespace="shop",pod="web",probe_type="Readiness"} 1`,
 		`kubelet_node_name{node="node-1"} 1`,
 		`nodeagent_build_info{go_version="`,
 		`go_goroutines `,
@@ -63,6 +76,9 @@ func TestNames(t *testing.T) {
 		if !strings.Contains(got, "\n"+want) {
 			t.Errorf("missing line %s", want)
 		}
+	}
+	if strings.Contains(got, `pod="gone"`) {
+		t.Error("the probes of a pod that is gone are still counted")
 	}
 }
 
@@ -90,6 +106,8 @@ func TestNil(t *testing.T) {
 	m.ContainerStarted(true, "")
 	m.Source("x", true, 0)
 	m.Request("GET", "", "", false)()
+	m.Probed(nil, "", "", true, 0)
+	m.ProbesEnded(nil, "")
 	w := httptest.NewRecorder()
 	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	if w.Code != 404 {

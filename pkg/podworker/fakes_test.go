@@ -17,6 +17,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/images"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/probe"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 	"github.com/nodeagent/nodeagent/pkg/store"
@@ -48,7 +49,10 @@ type node struct {
 	onEvent  func(runtime.Event)
 	relists  int
 	starts   int
-	ignoring map[string]bool // containers that do not react to TERM
+	// probeExit is what every exec probe ends with; probes counts them.
+	probeExit int32
+	probes    int
+	ignoring  map[string]bool // containers that do not react to TERM
 }
 
 func newNode(t *testing.T) *node {
@@ -438,6 +442,18 @@ func (n *node) Relisted(time.Duration) {
 
 func (n *node) Running(int, map[string]int) {}
 
+func (n *node) Probed(*v1.Pod, string, string, bool, time.Duration) {}
+func (n *node) ProbesEnded(*v1.Pod, string)                         {}
+
+// ExecSync answers a readiness probe with the exit code that the test has set.
+func (n *node) ExecSync(ctx context.Context, id string, _ []string, _ time.Duration) ([]byte, []byte, int32, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.probes++
+	n.changed.Broadcast()
+	return nil, nil, n.probeExit, ctx.Err()
+}
+
 // agent is one life of a manager on the node.
 type agent struct {
 	*Manager
@@ -448,6 +464,7 @@ type agent struct {
 func (n *node) agent(dir string, set func(*Options)) *agent {
 	o := Options{
 		Store: n, Observer: n, Sandboxes: n, Containers: n, Images: n, Volumes: n, Cgroups: n, Network: n, Recorder: n, Metrics: n,
+		Probes:   probe.New(probe.Options{Runtime: n, Recorder: n, Metrics: n, Clock: time.Now, After: time.After, Log: slog.New(slog.DiscardHandler)}),
 		Admit:    func(*v1.Pod, []*v1.Pod) *status.Refusal { return nil },
 		Hostname: "node", NodeIPs: []string{"192.0.2.1"}, NodeMemory: 1 << 30, RuntimeName: "containerd", DNS: func() runtime.DNS { return runtime.DNS{} },
 		PodsDir: dir + "/pods", PodLogDir: dir + "/logs", ContainerLogDir: dir + "/links",

@@ -69,6 +69,7 @@ func (m *Manager) removeContainerFiles(p *v1.Pod, observed *runtime.Pod, id stri
 			m.logLink(p, c.Name, id),
 			filepath.Join(m.logDir(p), logPath(c.Name, c.Attempt)),
 			m.messageFile(p.UID, c.Name, c.Attempt),
+			m.readyFile(p.UID, c.Name, c.Attempt),
 		} {
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				m.Log.Warn("cannot remove a file of a container that is gone", "pod", pod.Describe(p), "err", err)

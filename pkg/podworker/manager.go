@@ -19,6 +19,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/probe"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 	"github.com/nodeagent/nodeagent/pkg/store"
@@ -36,6 +37,7 @@ type Options struct {
 	Network    Network
 	Recorder   Recorder
 	Metrics    Metrics
+	Probes     *probe.Prober
 
 	// Admit says why the node does not run a new pod beside those that it
 	// already runs; nil: it does.

@@ -24,6 +24,15 @@ func (n *node) ready(uid types.UID) func() bool {
 	return func() bool { return podReady(n.records[uid].Pod.Status) }
 }
 
+func podReady(st v1.PodStatus) bool {
+	for i := range st.Conditions {
+		if st.Conditions[i].Type == v1.PodReady {
+			return st.Conditions[i].Status == v1.ConditionTrue
+		}
+	}
+	return false
+}
+
 func (n *node) phase(uid types.UID, want v1.PodPhase) func() bool {
 	return func() bool { r, ok := n.records[uid]; return ok && r.Pod.Status.Phase == want }
 }

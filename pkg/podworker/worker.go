@@ -12,6 +12,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
+	"github.com/nodeagent/nodeagent/pkg/probe"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
 	"github.com/nodeagent/nodeagent/pkg/store"
@@ -28,6 +29,7 @@ type worker struct {
 	uid    types.UID
 	orphan *store.Record // set when no source knows the pod
 	wake   chan struct{}
+	probed chan struct{} // a container has become ready or unready
 
 	admitted atomic.Bool
 	refused  *status.Refusal
@@ -42,6 +44,9 @@ type worker struct {
 	messages  map[string]string          // termination messages by container ID
 	failures  map[string]*failure        // by failureKey
 	waiting   map[string]v1.ContainerStateWaiting
+	looked    *runtime.Pod    // the last look
+	probes    *probe.Pod      // set by run
+	ready     map[string]bool // what is noted down of containers that are probed, by ID
 
 	// afresh asks to try at once what failed.
 	afresh atomic.Bool
@@ -55,10 +60,10 @@ type worker struct {
 
 func newWorker(m *Manager, uid types.UID, orphan *store.Record) *worker {
 	return &worker{
-		m: m, uid: uid, orphan: orphan, wake: make(chan struct{}, 1),
+		m: m, uid: uid, orphan: orphan, wake: make(chan struct{}, 1), probed: make(chan struct{}, 1),
 		stopped: map[string]bool{}, running: map[string]bool{}, messages: map[string]string{},
 		failures: map[string]*failure{}, waiting: map[string]v1.ContainerStateWaiting{},
-		killing: map[string]time.Time{},
+		killing: map[string]time.Time{}, ready: map[string]bool{},
 	}
 }
 
@@ -108,12 +113,26 @@ func (w *worker) lastSeen() string {
 func (w *worker) run(ctx context.Context) {
 	var kills sync.WaitGroup
 	defer kills.Wait()
+	w.probes = w.m.Probes.Start(ctx, func() {
+		select {
+		case w.probed <- struct{}{}:
+		default:
+		}
+	})
+	defer w.probes.Stop()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-w.probed:
+			// Nothing is to be done, and whoever sends traffic must know at once:
+			// the runtime is not asked first.
+			if rec, ok := w.record(); ok && w.looked != nil {
+				w.writeStatus(rec, w.looked)
+			}
+			continue
 		case <-w.wake:
 		case <-timer.C:
 		}
@@ -251,6 +270,7 @@ func (w *worker) note(rec store.Record, observed *runtime.Pod) {
 	w.mu.Lock()
 	w.seen = fingerprint(observed)
 	w.mu.Unlock()
+	w.looked = observed
 	alive := map[string]bool{}
 	for i := range observed.Containers {
 		c := &observed.Containers[i]
@@ -326,10 +346,10 @@ func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
 	}
 	st := status.Compute(status.Input{
 		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Evicted: w.evicted.Load(), Messages: w.messages,
-		NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
+		Unready: w.unready(rec.Pod, observed), NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
 	})
 	// One that was Unknown was started by an earlier agent.
-	became := podReady(st) && rec.Pod.Status.Phase == v1.PodPending
+	became := st.Phase == v1.PodRunning && rec.Pod.Status.Phase == v1.PodPending
 	if err := w.m.Store.SetStatus(w.uid, st); err != nil {
 		w.m.Log.Warn("cannot keep the pod's status; will try again", "pod", pod.Describe(rec.Pod), "err", err)
 		return
@@ -337,13 +357,4 @@ func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
 	if became {
 		w.m.Metrics.PodStarted(w.m.Clock().Sub(rec.Accepted))
 	}
-}
-
-func podReady(st v1.PodStatus) bool {
-	for i := range st.Conditions {
-		if st.Conditions[i].Type == v1.PodReady {
-			return st.Conditions[i].Status == v1.ConditionTrue
-		}
-	}
-	return false
 }

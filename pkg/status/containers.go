@@ -59,7 +59,7 @@ func container(in Input, spec *v1.Container, old *v1.ContainerStatus, waiting st
 	switch cur.State {
 	case runtime.StateRunning:
 		st.State.Running = &v1.ContainerStateRunning{StartedAt: seconds(cur.StartedAt)}
-		st.Ready, started = true, true
+		st.Ready, started = !in.Unready[cur.ID], true
 	case runtime.StateExited:
 		end := terminated(in, cur)
 		if waits && lifecycle.Restarts(in.Pod, cur) {

@@ -40,6 +40,9 @@ type Input struct {
 	Evicted *Refusal
 	// Messages are termination messages by container ID.
 	Messages map[string]string
+	// Unready holds, by ID, the running containers whose readiness probe has not
+	// said yet that they are ready, or says that they are not.
+	Unready map[string]bool
 	// NodeIPs are the node's addresses, primary first.
 	NodeIPs []string
 	// RuntimeName prefixes container IDs: "containerd".
@@ -92,25 +95,32 @@ func Compute(in Input) v1.PodStatus {
 }
 
 func setIPs(in Input, st *v1.PodStatus) {
-	var ips []string
-	sandbox := in.Observed.Sandbox()
-	switch {
-	case sandbox == nil || !sandbox.Ready:
+	if sandbox := in.Observed.Sandbox(); sandbox == nil || !sandbox.Ready {
 		// A finished pod shows the address it had, as kubelet's does.
 		if pod.IsTerminal(in.Pod.Status.Phase) || in.Pod.DeletionTimestamp != nil || lifecycle.Final(in.Pod, in.Observed) {
 			st.PodIP, st.PodIPs = in.Pod.Status.PodIP, in.Pod.Status.PodIPs
 		}
 		return
-	case in.Pod.Spec.HostNetwork:
-		ips = in.NodeIPs
-	default:
-		ips = sandbox.IPs
 	}
+	ips := Addresses(in.Pod, &in.Observed, in.NodeIPs)
 	for _, ip := range ips {
 		st.PodIPs = append(st.PodIPs, v1.PodIP{IP: ip})
 	}
 	if len(ips) > 0 {
 		st.PodIP = ips[0]
+	}
+}
+
+// Addresses are where a pod can be reached, primary first; none while it has no
+// ready sandbox.
+func Addresses(p *v1.Pod, observed *runtime.Pod, nodeIPs []string) []string {
+	switch sandbox := observed.Sandbox(); {
+	case sandbox == nil || !sandbox.Ready:
+		return nil
+	case p.Spec.HostNetwork:
+		return nodeIPs
+	default:
+		return sandbox.IPs
 	}
 }
 

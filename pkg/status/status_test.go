@@ -210,3 +210,22 @@ func TestWhatIsKept(t *testing.T) {
 		t.Errorf("phase %s", st.Phase)
 	}
 }
+
+// TestUnready: a probed container runs and has started, and is not ready; the
+// transition has a time of its own.
+func TestUnready(t *testing.T) {
+	p := testPod(v1.RestartPolicyAlways, "", "a b")
+	in := Input{Pod: p, Observed: observe(true, "", "a=running", "b=running"), Now: began, Unready: map[string]bool{"a-0": true, "b-0": false}}
+	p.Status = Compute(in)
+	if got, want := brief(p.Status), "Running "+up+"+Initialized a=running b=running*"; got != want || !*p.Status.ContainerStatuses[0].Started {
+		t.Errorf("%s, want %s", got, want)
+	}
+	in.Unready, in.Now = nil, began.Add(time.Minute)
+	st := Compute(in)
+	for _, c := range st.Conditions {
+		changed := c.Type == v1.PodReady || c.Type == v1.ContainersReady
+		if changed != c.LastTransitionTime.Time.Equal(in.Now.Truncate(time.Second)) || changed && c.Status != v1.ConditionTrue {
+			t.Errorf("condition %+v", c)
+		}
+	}
+}

@@ -30,8 +30,13 @@ func Full() Object {
 			},
 			"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
 			"imagePullPolicy": "IfNotPresent", "securityContext": Object{},
-			"stdin": true, "stdinOnce": true, "tty": true,
+			"stdin": true, "stdinOnce": true, "tty": true, "readinessProbe": nil,
 		}
+	}
+	probed := func(c Object, seconds int, how string, handler Object) Object {
+		c["readinessProbe"] = Object{"initialDelaySeconds": seconds, "timeoutSeconds": seconds, "periodSeconds": seconds,
+			"successThreshold": seconds, "failureThreshold": seconds, "terminationGracePeriodSeconds": nil, how: handler}
+		return c
 	}
 	return Object{
 		"apiVersion": "v1", "kind": "Pod",
@@ -47,8 +52,14 @@ func Full() Object {
 				Object{"name": "plain"},
 			},
 			"initContainers": []any{container("prepare", 8080)},
-			"containers":     []any{container("web", 8081), container("log", 8082)},
-			"restartPolicy":  "OnFailure", "terminationGracePeriodSeconds": 20, "dnsPolicy": "Default",
+			"containers": []any{
+				probed(container("web", 8081), 2, "httpGet", Object{"path": "/healthz?full=1", "port": "http", "host": "web.example", "scheme": "HTTPS",
+					"httpHeaders": []any{Object{"name": "X-Probe", "value": "yes"}}}),
+				probed(container("log", 8082), 3, "exec", Object{"command": []any{"test", "-e", "/ready"}}),
+				probed(Object{"name": "tcp", "image": "i"}, 4, "tcpSocket", Object{"port": 8081, "host": "10.0.0.1"}),
+				probed(Object{"name": "grpc", "image": "i"}, 5, "grpc", Object{"port": 8081, "service": "shop.Cart"}),
+			},
+			"restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 20, "dnsPolicy": "Default",
 			"nodeSelector":       Object{"kubernetes.io/os": "linux"},
 			"serviceAccountName": "default", "serviceAccount": "default", "automountServiceAccountToken": false,
 			"nodeName": "node-a", "hostNetwork": false, "hostPID": false, "hostIPC": true, "shareProcessNamespace": true,
@@ -80,7 +91,7 @@ var names = []string{"Upper", "under_score", "-dash", "dash-", ".dot", "a.b", "a
 var enums = []string{"Always", "OnFailure", "Never", "IfNotPresent", "always", "Default", "ClusterFirst", "ClusterFirstWithHostNet",
 	"TCP", "UDP", "SCTP", "tcp", "File", "FallbackToLogsOnError", "Directory", "DirectoryOrCreate", "FileOrCreate", "Socket", "CharDevice",
 	"BlockDevice", "None", "HostToContainer", "Bidirectional", "Memory", "Exists", "Equal", "Gt", "Lt", "NoSchedule", "PreferNoSchedule",
-	"NoExecute", "default", "system-cluster-critical"}
+	"NoExecute", "default", "system-cluster-critical", "HTTP", "HTTPS", "http", "https"}
 
 var paths = []string{"/", "relative", "..", "../x", "/a/../b", "/..a", "/a/..", "/a:b", "/scratch", "/logs", "//", `C:\x`, "/" + strings.Repeat("d", 300)}
 
@@ -149,7 +160,7 @@ func borders(p place) []any {
 		texts = paths
 	case key == "hostIP":
 		return []any{"::1", "fe80::1", "::ffff:10.0.0.1", "0.0.0.0"}
-	case strings.HasSuffix(key, "olicy") || slices.Contains([]string{"protocol", "type", "medium", "operator", "effect", "mountPropagation", "priorityClassName", "serviceAccountName", "serviceAccount"}, key):
+	case strings.HasSuffix(key, "olicy") || slices.Contains([]string{"protocol", "type", "medium", "scheme", "operator", "effect", "mountPropagation", "priorityClassName", "serviceAccountName", "serviceAccount"}, key):
 		texts = enums
 	}
 	switch p.value.(type) {
@@ -222,6 +233,39 @@ func combinations() (out []Variant) {
 		`"containers":[` + c("a", `,"env":[{"name":"A"},{"name":"A"},null,{"value":"x"},{"name":"a=b"},{"name":"1"},{"name":"é"}]`) + `]`,
 		`"serviceAccountName":"default","serviceAccount":"","containers":[` + c("a", "") + `]`} {
 		pod("containers", containers)
+	}
+	return append(out, probes()...)
+}
+
+// probes are the rules of readiness probes.
+func probes() (out []Variant) {
+	pod := func(kind, probe string) {
+		out = append(out, Variant{"a readiness probe", []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{` +
+			`"containers":[{"name":"a","image":"i"` + map[bool]string{true: `,"readinessProbe":` + probe}[kind == "app"] + `}]` +
+			map[bool]string{true: `,"initContainers":[{"name":"b","image":"i","readinessProbe":` + probe + `}]`}[kind == "init"] + `}}`)})
+	}
+	handlers := []string{`"exec":{"command":["x"]}`, `"exec":{}`, `"exec":{"command":[]}`, `"exec":{"command":[""]}`, `"exec":null`, `"tcpSocket":{}`,
+		`"tcpSocket":{"port":80}`, `"tcpSocket":{"port":"http"}`, `"grpc":{}`, `"grpc":{"port":0}`, `"grpc":{"port":5,"service":null}`, `"grpc":{"port":"5"}`}
+	for _, port := range []string{`0`, `1`, `65535`, `65536`, `-1`, `2147483648`, `80.5`, `true`, `null`, `{}`, `[]`, `""`, `"80"`, `"http"`, `"HTTP"`, `"-a"`, `"a--b"`,
+		`"1a"`, `"averyveryverylongname"`} {
+		handlers = append(handlers, `"tcpSocket":{"port":`+port+`}`, `"httpGet":{"port":`+port+`}`)
+	}
+	for _, rest := range []string{``, `,"path":"relative"`, `,"path":""`, `,"path":"%zz"`, `,"scheme":""`, `,"scheme":"http"`, `,"scheme":"HTTPS"`, `,"host":""`,
+		`,"host":"a b"`, `,"httpHeaders":[]`, `,"httpHeaders":[null]`, `,"httpHeaders":[{"name":"A"}]`, `,"httpHeaders":[{"value":"x"}]`,
+		`,"httpHeaders":[{"name":"a b","value":"x"},{"name":"Host","value":"h"},{"name":"é","value":""}]`} {
+		handlers = append(handlers, `"httpGet":{"port":80`+rest+`}`)
+	}
+	for i, h := range handlers {
+		pod("app", `{`+h+`}`)
+		pod("init", `{`+h+`}`)
+		pod("app", `{`+h+`,`+handlers[(i+7)%len(handlers)]+`}`)
+	}
+	pod("app", `{}`)
+	pod("app", `null`)
+	for _, name := range []string{"initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold", "terminationGracePeriodSeconds"} {
+		for _, v := range []string{`-1`, `0`, `1`, `2147483647`, `2147483648`, `1.5`, `"1"`, `null`} {
+			pod("app", `{"exec":{"command":["x"]},"`+name+`":`+v+`}`)
+		}
 	}
 	return out
 }

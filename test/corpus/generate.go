@@ -160,6 +160,9 @@ func (g *Generator) container(name string, volumes []any) Object {
 	g.maybe(c, 15, "terminationMessagePolicy", constant(g, "File", "FallbackToLogsOnError"))
 	g.maybe(c, 25, "imagePullPolicy", constant(g, "Always", "IfNotPresent", "Never"))
 	g.maybe(c, 10, "securityContext", constant(g, Object{}))
+	if !strings.HasPrefix(name, "init") || g.chance(2) {
+		g.maybe(c, 30, "readinessProbe", func() any { return g.probe() })
+	}
 	for _, key := range []string{"stdin", "stdinOnce", "tty"} {
 		g.maybe(c, 5, key, constant(g, true, false))
 	}
@@ -172,6 +175,33 @@ func (g *Generator) port() Object {
 	g.maybe(p, 25, "hostPort", constant(g, 80, 443, 8080, 0))
 	g.maybe(p, 40, "protocol", constant(g, "TCP", "UDP", "SCTP"))
 	g.maybe(p, 15, "hostIP", constant(g, "10.0.0.1", "::1", "0.0.0.0", ""))
+	return p
+}
+
+func (g *Generator) probe() Object {
+	port := constant[any](g, 80, "http", 65535)
+	p := Object{}
+	switch g.r.IntN(4) {
+	case 0:
+		p["exec"] = Object{"command": []any{"test", "-e", "/ready"}}
+	case 1:
+		p["tcpSocket"] = Object{"port": port()}
+	case 2:
+		p["grpc"] = Object{"port": pick(g, 80, 1)}
+		g.maybe(p["grpc"].(Object), 50, "service", constant(g, "", "shop.Cart"))
+	default:
+		h := Object{"port": port()}
+		g.maybe(h, 60, "path", constant(g, "/", "/healthz?a=b", "relative"))
+		g.maybe(h, 30, "scheme", constant(g, "HTTP", "HTTPS"))
+		g.maybe(h, 20, "host", constant(g, "", "web.example"))
+		g.maybe(h, 30, "httpHeaders", func() any {
+			return g.list(0, 2, func(int) any { return Object{"name": pick(g, "Host", "X-A"), "value": pick(g, "", "b")} })
+		})
+		p["httpGet"] = h
+	}
+	for _, name := range []string{"initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"} {
+		g.maybe(p, 40, name, constant(g, 0, 1, 30))
+	}
 	return p
 }
 

@@ -55,8 +55,8 @@ func decode(data []byte) (*core.Pod, *v1.Pod, opinion) {
 		var wrong *json.UnmarshalTypeError
 		switch {
 		case errors.As(err, &wrong):
-			// encoding/json names the Go struct that a volume's source is inlined from.
-			o.wrongType = strings.ReplaceAll(wrong.Field, ".VolumeSource.", ".")
+			// encoding/json names the Go structs whose fields stand in their parent.
+			o.wrongType = strings.NewReplacer(".VolumeSource.", ".", ".ProbeHandler.", ".").Replace(wrong.Field)
 		case strings.Contains(o.text, "quantit") || strings.Contains(o.text, "suffix"):
 			o.quantity = true
 		default:
