@@ -129,7 +129,7 @@ func TestPodsKeepTheirRuntime(t *testing.T) {
 
 func TestResolverFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
-	text := "# by hand\nsearch old.example\nnameserver 192.0.2.53 # main\nnameserver 2001:db8::53\nsearch a.example b.example\noptions ndots:2 timeout:1\n;x\nnameserver\n"
+	text := "# by hand\nsearch old.example\nnameserver 192.0.2.53 # main\nnameserver 2001:db8::53\nsearch a.example. b.example .\noptions ndots:2 timeout:1\n;x\nnameserver\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -137,12 +137,53 @@ func TestResolverFile(t *testing.T) {
 	want := runtime.DNS{
 		Servers: []string{"192.0.2.53", "2001:db8::53"}, Searches: []string{"a.example", "b.example"}, Options: []string{"ndots:2", "timeout:1"},
 	}
-	if got := r.read(); !reflect.DeepEqual(got, want) {
+	if got := r.forPod(&v1.Pod{}); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	r.path += ".gone"
-	if got := r.read(); !reflect.DeepEqual(got, runtime.DNS{}) {
+	if got := r.forPod(&v1.Pod{}); !reflect.DeepEqual(got, runtime.DNS{}) {
 		t.Errorf("without a file: %+v", got)
+	}
+}
+
+// TestPodDNS: the cluster's DNS for whom the policy gives it to, within what a
+// resolv.conf takes.
+func TestPodDNS(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	long := strings.Repeat("a.", 100) + "example" // 207 bytes: nine of them fit
+	cluster := "shop.svc.k8s.test svc.k8s.test k8s.test"
+	for name, tc := range map[string]struct {
+		policy      v1.DNSPolicy
+		hostNetwork bool
+		dns, host   string
+		want        string // servers / searches / options / events
+	}{
+		"ClusterFirst":                      {v1.DNSClusterFirst, false, "10.96.0.10 fd00::a", "search lan.test", "10.96.0.10 fd00::a/" + cluster + " lan.test/ndots:5/0"},
+		"ClusterFirst on the host":          {v1.DNSClusterFirst, true, "10.96.0.10", "search lan.test", "192.0.2.53/lan.test//0"},
+		"ClusterFirstWithHostNet":           {v1.DNSClusterFirstWithHostNet, true, "10.96.0.10", "search lan.test", "10.96.0.10/" + cluster + " lan.test/ndots:5/0"},
+		"Default":                           {v1.DNSDefault, false, "10.96.0.10", "search lan.test\noptions ndots:2", "192.0.2.53/lan.test/ndots:2/0"},
+		"no cluster DNS":                    {v1.DNSClusterFirst, false, "", "search lan.test", "192.0.2.53/lan.test//0"},
+		"a search of the host's that is in": {v1.DNSClusterFirst, false, "10.96.0.10", "search svc.k8s.test lan.test", "10.96.0.10/" + cluster + " lan.test/ndots:5/0"},
+		"too many servers":                  {v1.DNSDefault, false, "", "nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3", "192.0.2.53 1.1.1.1 2.2.2.2///1"},
+		"a search that is too long":         {v1.DNSDefault, false, "", "search " + long + long + " lan.test", "192.0.2.53/lan.test//1"},
+		"searches that are too long":        {v1.DNSDefault, false, "", "search" + strings.Repeat(" "+long, 12), "192.0.2.53/" + strings.TrimSpace(strings.Repeat(" "+long, 9)) + "//1"},
+		"too many searches":                 {v1.DNSDefault, false, "", "search" + strings.Repeat(" x", 33), "192.0.2.53/" + strings.TrimSpace(strings.Repeat(" x", 32)) + "//1"},
+	} {
+		if err := os.WriteFile(path, []byte("nameserver 192.0.2.53\n"+tc.host+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		events := 0
+		r := resolver{path: path, clusterDNS: strings.Fields(tc.dns), clusterDomain: "k8s.test", log: slog.New(slog.DiscardHandler),
+			event: func(_ *v1.Pod, _, _, reason, message string) {
+				if events++; reason != "DNSConfigForming" || !strings.Contains(message, "limits were exceeded") {
+					t.Errorf("%s: event %s: %s", name, reason, message)
+				}
+			}}
+		d := r.forPod(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}, Spec: v1.PodSpec{DNSPolicy: tc.policy, HostNetwork: tc.hostNetwork}})
+		got := fmt.Sprintf("%s/%s/%s/%d", strings.Join(d.Servers, " "), strings.Join(d.Searches, " "), strings.Join(d.Options, " "), events)
+		if got != tc.want {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
 	}
 }
 

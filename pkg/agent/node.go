@@ -248,8 +248,12 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 		}),
 		Admit:    podworker.Admission(a.nodeLabels()),
 		Hostname: a.cfg.NodeName, NodeIPs: a.cfg.NodeIP, NodeMemory: memory, RuntimeName: info.Name,
-		DNS:     resolver{path: a.cfg.Network.ResolvConf, log: a.log}.read,
-		PodsDir: a.statePath(podsDir), PodLogDir: a.cfg.PodLogDir, ContainerLogDir: a.cfg.ContainerLogDir,
+		DNS: resolver{
+			path: a.cfg.Network.ResolvConf, clusterDNS: a.cfg.DNS.ClusterDNS, clusterDomain: a.cfg.DNS.ClusterDomain,
+			event: a.events.PodEvent, log: a.log,
+		}.forPod,
+		ClusterDomain: a.cfg.DNS.ClusterDomain,
+		PodsDir:       a.statePath(podsDir), PodLogDir: a.cfg.PodLogDir, ContainerLogDir: a.cfg.ContainerLogDir,
 		Backoff: lifecycle.Backoff{
 			Base: a.cfg.Pods.CrashBackoff.Duration, Max: a.cfg.Pods.CrashBackoffMax.Duration, Reset: a.cfg.Pods.CrashBackoffReset.Duration,
 		},

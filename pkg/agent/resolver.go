@@ -3,22 +3,96 @@ package agent
 import (
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// resolver hands the host's resolv.conf on to pods, see resolv.conf(5). It is
-// read for each sandbox, so that a host that moves takes its pods along.
+// What fits into a resolv.conf: kubelet's limits, the first of which is the C
+// library's.
+const (
+	maxNameservers    = 3
+	maxSearches       = 32
+	maxSearchesLength = 2048 // in bytes, with the spaces between them
+)
+
+// resolver makes the resolv.conf of pods out of the host's and the cluster DNS.
 type resolver struct {
-	path string
-	log  *slog.Logger
+	path          string   // the host's
+	clusterDNS    []string // empty: there is none
+	clusterDomain string
+	event         func(p *v1.Pod, container, eventType, reason, message string)
+	log           *slog.Logger
 }
 
-func (r resolver) read() (d runtime.DNS) {
+// forPod is what the pod's dnsPolicy says. It is asked for each sandbox, so
+// that a host that moves takes its pods along; a running pod keeps what it has.
+func (r resolver) forPod(p *v1.Pod) runtime.DNS {
+	d := r.host()
+	if len(r.clusterDNS) > 0 && wantsCluster(p) {
+		svc := "svc." + r.clusterDomain
+		d = runtime.DNS{
+			Servers:  r.clusterDNS,
+			Searches: unique(append([]string{p.Namespace + "." + svc, svc, r.clusterDomain}, d.Searches...)),
+			Options:  []string{"ndots:5"},
+		}
+	}
+	d, cut := fit(d)
+	for _, message := range cut {
+		r.event(p, "", v1.EventTypeWarning, "DNSConfigForming", message)
+	}
+	return d
+}
+
+// wantsCluster: a pod on the host's network has to ask for it in particular.
+func wantsCluster(p *v1.Pod) bool {
+	return p.Spec.DNSPolicy == v1.DNSClusterFirstWithHostNet || p.Spec.DNSPolicy == v1.DNSClusterFirst && !p.Spec.HostNetwork
+}
+
+func unique(list []string) (out []string) {
+	for _, s := range list {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// fit drops what is too much, in kubelet's words.
+func fit(d runtime.DNS) (_ runtime.DNS, cut []string) {
+	if len(d.Servers) > maxNameservers {
+		d.Servers = d.Servers[:maxNameservers]
+		cut = append(cut, "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: "+
+			strings.Join(d.Servers, " "))
+	}
+	var fitting []string
+	length := -1 // no space before the first
+	for _, s := range d.Searches[:min(len(d.Searches), maxSearches)] {
+		if len(s) > validation.DNS1123SubdomainMaxLength {
+			continue
+		}
+		if length += 1 + len(s); length > maxSearchesLength {
+			break
+		}
+		fitting = append(fitting, s)
+	}
+	if len(fitting) < len(d.Searches) {
+		cut = append(cut, "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: "+
+			strings.Join(fitting, " "))
+	}
+	d.Searches = fitting
+	return d, cut
+}
+
+// host reads the host's resolv.conf, see resolv.conf(5).
+func (r resolver) host() (d runtime.DNS) {
 	b, err := os.ReadFile(r.path)
 	if err != nil {
-		r.log.Warn("pods get no resolvers", "err", err)
+		r.log.Warn("pods get none of the host's resolvers", "err", err)
 		return d
 	}
 	for line := range strings.Lines(string(b)) {
@@ -32,7 +106,12 @@ func (r resolver) read() (d runtime.DNS) {
 		case "nameserver":
 			d.Servers = append(d.Servers, f[1])
 		case "search", "domain":
-			d.Searches = f[1:] // the last one counts
+			d.Searches = nil // the last one counts
+			for _, s := range f[1:] {
+				if s = strings.TrimSuffix(s, "."); s != "" {
+					d.Searches = append(d.Searches, s)
+				}
+			}
 		case "options":
 			d.Options = append(d.Options, f[1:]...)
 		}

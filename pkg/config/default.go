@@ -106,7 +106,8 @@ func defaultProxy(c *NodeAgentConfiguration) {
 	str(&p.IPVSScheduler, "rr")
 	str(&p.HealthzBindAddress, "0.0.0.0:10256")
 	str(&p.MetricsBindAddress, ListenNone)
-	if len(c.DNS.ClusterDNS) == 0 {
+	// Without Services of ours nobody is known to answer there.
+	if len(c.DNS.ClusterDNS) == 0 && c.ProxyMode != ProxyNone {
 		for _, s := range p.ServiceCIDRs {
 			if a, ok := tenth(s); ok {
 				c.DNS.ClusterDNS = append(c.DNS.ClusterDNS, a.String())

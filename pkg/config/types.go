@@ -153,7 +153,7 @@ type Proxy struct {
 // DNS is the cluster's, which the agent serves where there is no Kubeconfig.
 type DNS struct {
 	// ClusterDNS are its addresses, in ServiceCIDRs when the agent serves them.
-	// Default: the tenth of each service range.
+	// Default: the tenth of each service range; none with proxy mode none.
 	ClusterDNS []string `json:"clusterDNS,omitempty"`
 	// ClusterDomain is what names of Services end in. Default cluster.local.
 	ClusterDomain string `json:"clusterDomain,omitempty"`

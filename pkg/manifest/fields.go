@@ -51,8 +51,8 @@ var podFields = []typeFields{
 		supported: "volumes initContainers containers restartPolicy terminationGracePeriodSeconds " +
 			"dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken " +
 			"nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext " +
-			"schedulerName tolerations priorityClassName priority enableServiceLinks",
-		refused: "ephemeralContainers activeDeadlineSeconds imagePullSecrets hostname subdomain " +
+			"schedulerName tolerations priorityClassName priority enableServiceLinks hostname subdomain",
+		refused: "ephemeralContainers activeDeadlineSeconds imagePullSecrets " +
 			"affinity hostAliases dnsConfig readinessGates runtimeClassName preemptionPolicy " +
 			"overhead topologySpreadConstraints setHostnameAsFQDN os hostUsers schedulingGates " +
 			"resourceClaims resources hostnameOverride schedulingGroup evictionResponders"},

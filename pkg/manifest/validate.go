@@ -66,6 +66,11 @@ func validateSpec(spec *v1.PodSpec, p *field.Path) field.ErrorList {
 	case *spec.TerminationGracePeriodSeconds < 0:
 		errs = append(errs, field.Invalid(grace, *spec.TerminationGracePeriodSeconds, apivalidation.IsNegativeErrorMsg))
 	}
+	for _, f := range []struct{ name, value string }{{"hostname", spec.Hostname}, {"subdomain", spec.Subdomain}} {
+		if f.value != "" {
+			errs = append(errs, dnsLabel(f.value, p.Child(f.name))...)
+		}
+	}
 	errs = append(errs, metavalidation.ValidateLabels(spec.NodeSelector, p.Child("nodeSelector"))...)
 	if spec.HostPID && spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace {
 		errs = append(errs, field.Invalid(p.Child("shareProcessNamespace"), true, "cannot be combined with hostPID: there is only one process namespace then"))

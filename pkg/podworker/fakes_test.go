@@ -466,7 +466,7 @@ func (n *node) agent(dir string, set func(*Options)) *agent {
 		Store: n, Observer: n, Sandboxes: n, Containers: n, Images: n, Volumes: n, Cgroups: n, Network: n, Recorder: n, Metrics: n,
 		Probes:   probe.New(probe.Options{Runtime: n, Recorder: n, Metrics: n, Clock: time.Now, After: time.After, Log: slog.New(slog.DiscardHandler)}),
 		Admit:    func(*v1.Pod, []*v1.Pod) *status.Refusal { return nil },
-		Hostname: "node", NodeIPs: []string{"192.0.2.1"}, NodeMemory: 1 << 30, RuntimeName: "containerd", DNS: func() runtime.DNS { return runtime.DNS{} },
+		Hostname: "node", NodeIPs: []string{"192.0.2.1"}, NodeMemory: 1 << 30, RuntimeName: "containerd", DNS: func(*v1.Pod) runtime.DNS { return runtime.DNS{} }, ClusterDomain: "cluster.local",
 		PodsDir: dir + "/pods", PodLogDir: dir + "/logs", ContainerLogDir: dir + "/links",
 		Backoff: lifecycle.Backoff{Base: time.Millisecond, Max: 4 * time.Millisecond, Reset: time.Hour}, KeepDead: 1, MaxStarts: 2,
 		RelistInterval: 50 * time.Millisecond, Clock: time.Now, Log: slog.New(slog.DiscardHandler),

@@ -156,8 +156,12 @@ func (m *Manager) writeHosts(p *v1.Pod, ips []string) (string, error) {
 	var b strings.Builder
 	b.WriteString("# Written by nodeagent for this pod.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 		"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
+	names := m.hostname(p)
+	if full := m.fqdn(p); full != "" {
+		names = full + "\t" + names // the first one is what `hostname -f` prints
+	}
 	for _, ip := range ips {
-		b.WriteString(ip + "\t" + m.hostname(p) + "\n")
+		b.WriteString(ip + "\t" + names + "\n")
 	}
 	path := filepath.Join(m.podDir(p.UID), "etc-hosts")
 	if old, err := os.ReadFile(path); err == nil && string(old) == b.String() {

@@ -3,7 +3,10 @@ package podworker
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // TestRemoveLogs: one pod's logs and links go, also dead ones; others stay.
@@ -32,5 +35,36 @@ func TestRemoveLogs(t *testing.T) {
 	}
 	if err := RemoveLogs(filepath.Join(logs, "none"), links, "u2"); err != nil {
 		t.Errorf("no log folder: %v", err)
+	}
+}
+
+// TestNamesOfPods: what a pod is called by itself and by DNS.
+func TestNamesOfPods(t *testing.T) {
+	for name, tc := range map[string]struct {
+		spec v1.PodSpec
+		pod  string
+		want string
+	}{
+		"its own name":          {v1.PodSpec{}, "web", "web"},
+		"a host name":           {v1.PodSpec{Hostname: "db-0"}, "web", "db-0"},
+		"a subdomain":           {v1.PodSpec{Subdomain: "db"}, "web", "web.db.shop.svc.k8s.test\tweb"},
+		"both":                  {v1.PodSpec{Hostname: "db-0", Subdomain: "db"}, "web", "db-0.db.shop.svc.k8s.test\tdb-0"},
+		"a name that is cut":    {v1.PodSpec{}, strings.Repeat("a", 62) + "-b", strings.Repeat("a", 62)},
+		"on the host's network": {v1.PodSpec{HostNetwork: true, Hostname: "db-0"}, "web", "node"},
+	} {
+		m := New(Options{PodsDir: t.TempDir(), Hostname: "node", ClusterDomain: "k8s.test"})
+		p := &v1.Pod{Spec: tc.spec}
+		p.Name, p.Namespace, p.UID = tc.pod, "shop", "u"
+		if err := os.Mkdir(m.podDir("u"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		path, err := m.writeHosts(p, []string{"10.88.0.7", "fd00::7"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if want := "10.88.0.7\t" + tc.want + "\nfd00::7\t" + tc.want + "\n"; err != nil || !strings.HasSuffix(string(b), "ip6-allrouters\n"+want) {
+			t.Errorf("%s: %v: %s", name, err, b)
+		}
 	}
 }

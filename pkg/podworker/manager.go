@@ -47,7 +47,10 @@ type Options struct {
 	NodeIPs     []string
 	NodeMemory  int64 // bytes
 	RuntimeName string
-	DNS         func() runtime.DNS
+	// DNS is what becomes of a pod's resolv.conf.
+	DNS func(p *v1.Pod) runtime.DNS
+	// ClusterDomain ends the full names of pods that have a subdomain.
+	ClusterDomain string
 
 	PodsDir         string // <state-dir>/pods
 	PodLogDir       string

@@ -1,6 +1,7 @@
 package podworker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,21 +105,29 @@ func (s *turn) makeSandbox(ctx context.Context, p *v1.Pod, attempt uint32) error
 func (s *turn) sandboxOptions(p *v1.Pod, attempt uint32) runtime.SandboxOptions {
 	return runtime.SandboxOptions{
 		Attempt: attempt, LogDir: s.m.logDir(p), CgroupParent: s.m.Cgroups.Parent(p),
-		DNS: s.m.DNS(), Hostname: s.m.hostname(p),
+		DNS: s.m.DNS(p), Hostname: s.m.hostname(p),
 	}
 }
 
-// hostname is the pod's name, cut to what the kernel takes; pods on the host's
-// network have the node's.
+// hostname is the one that the pod asks for, else its name, cut to what the
+// kernel takes; pods on the host's network have the node's.
 func (m *Manager) hostname(p *v1.Pod) string {
 	if p.Spec.HostNetwork {
 		return m.Hostname
 	}
-	name := p.Name
+	name := cmp.Or(p.Spec.Hostname, p.Name)
 	if len(name) > maxHostname {
 		name = strings.TrimRight(name[:maxHostname], "-.")
 	}
 	return name
+}
+
+// fqdn is what DNS calls a pod that has a subdomain; else empty.
+func (m *Manager) fqdn(p *v1.Pod) string {
+	if p.Spec.Subdomain == "" {
+		return ""
+	}
+	return m.hostname(p) + "." + p.Spec.Subdomain + "." + p.Namespace + ".svc." + m.ClusterDomain
 }
 
 func (m *Manager) oomScore(p *v1.Pod, c *v1.Container) int64 {

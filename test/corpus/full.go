@@ -69,6 +69,7 @@ func Full() Object {
 				Object{"operator": "Exists"},
 			},
 			"priorityClassName": "system-node-critical", "priority": 2000001000, "enableServiceLinks": false,
+			"hostname": "web-0", "subdomain": "shop",
 		},
 	}
 }

@@ -97,6 +97,8 @@ func (g *Generator) spec() Object {
 	g.maybe(spec, 10, "priorityClassName", constant(g, "system-node-critical", "system-cluster-critical", ""))
 	g.maybe(spec, 10, "priority", constant(g, 0, 2000001000, -1))
 	g.maybe(spec, 15, "enableServiceLinks", constant(g, true, false))
+	g.maybe(spec, 15, "hostname", constant(g, "web-0", "", "a.b"))
+	g.maybe(spec, 15, "subdomain", constant(g, "shop", ""))
 	return spec
 }
 

@@ -81,7 +81,7 @@ func unsupportedSpec() []Unsupported {
 		field("spec.ephemeralContainers", `[{"name":"e","image":"i"}]`),
 		field("spec.activeDeadlineSeconds", `60`),
 		field("spec.imagePullSecrets", `[{"name":"s"}]`),
-		field("spec.hostname", `"h"`), field("spec.subdomain", `"d"`), field("spec.hostnameOverride", `"h"`),
+		field("spec.hostnameOverride", `"h"`),
 		field("spec.affinity", `{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"a","operator":"Exists"}]}]}}}`),
 		field("spec.hostAliases", `[{"ip":"10.0.0.1","hostnames":["a.example"]}]`),
 		field("spec.dnsConfig", `{"searches":["example.com"]}`),

@@ -2,12 +2,14 @@ package node
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/internal/testbed"
+	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
 // ready is a condition: the pods run, and are Ready or not.
@@ -85,4 +87,59 @@ func TestReadiness(t *testing.T) {
 	sh(t, n, "http", "rm /www/healthz")
 	sh(t, n, "host", "rm /www/healthz")
 	n.WaitPods(long, all(ready(false, "exec", "http", "host", "never"), ready(true, "tcp")))
+}
+
+// TestNamesAndResolvers: what a pod is called and whom it asks for names; an
+// agent with other settings leaves running pods alone.
+func TestNamesAndResolvers(t *testing.T) {
+	n := newNode(t)
+	resolvers := n.Path("resolv.conf")
+	if err := os.WriteFile(resolvers, []byte("nameserver 192.0.2.53\nsearch lan.test\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n.EditConfig(func(c *config.NodeAgentConfiguration) {
+		c.Network.ResolvConf = resolvers
+		c.DNS = config.DNS{ClusterDNS: []string{"10.96.0.10"}, ClusterDomain: "k8s.test"}
+	})
+	n.StartAgent()
+	for _, m := range []manifest{
+		{name: "db", spec: "hostname: db-0\nsubdomain: db\n"},
+		{name: "default", spec: "dnsPolicy: Default\n"},
+		{name: "host", spec: "hostNetwork: true\n"},
+		{name: "host-first", spec: "hostNetwork: true\ndnsPolicy: ClusterFirstWithHostNet\n"},
+	} {
+		n.WriteManifest(m.name+".yaml", m.String())
+	}
+	names := []string{"db", "default", "host", "host-first"}
+	n.WaitPods(long, testbed.Running(names...))
+	if out := sh(t, n, "db", "hostname; hostname -f"); out != "db-0\ndb-0.db.default.svc.k8s.test" {
+		t.Errorf("host names %q", out)
+	}
+	cluster := "search default.svc.k8s.test svc.k8s.test k8s.test lan.test\nnameserver 10.96.0.10\noptions ndots:5"
+	host := "search lan.test\nnameserver 192.0.2.53"
+	files := map[string]string{"db": cluster, "default": host, "host": host, "host-first": cluster}
+	ids := map[string]string{}
+	for name, want := range files {
+		ids[name] = runningID(t, n, name, "main")
+		if got := sh(t, n, name, "cat /etc/resolv.conf"); got != want {
+			t.Errorf("resolv.conf of %s is\n%s\nwant\n%s", name, got, want)
+		}
+	}
+
+	n.KillAgent()
+	n.EditConfig(func(c *config.NodeAgentConfiguration) { c.ProxyMode, c.DNS = config.ProxyNone, config.DNS{} })
+	n.StartAgent()
+	n.WriteManifest("new.yaml", manifest{name: "new"}.String())
+	n.WaitPods(long, testbed.Running(append(names, "new")...))
+	if got := sh(t, n, "new", "cat /etc/resolv.conf"); got != host {
+		t.Errorf("resolv.conf without a cluster DNS is\n%s", got)
+	}
+	for name, want := range files {
+		if id := runningID(t, n, name, "main"); id != ids[name] {
+			t.Errorf("%s was started again", name)
+		}
+		if got := sh(t, n, name, "cat /etc/resolv.conf"); got != want {
+			t.Errorf("resolv.conf of %s has become\n%s", name, got)
+		}
+	}
 }
