@@ -76,7 +76,7 @@ func (p *Proxy) apply(ctx context.Context, node *plan.Node, news pending) (err e
 	p.mu.Lock()
 	p.addresses = append([]netip.Addr{}, node.Addresses...)
 	p.mu.Unlock()
-	services := p.services.Snapshot()
+	services := p.snapshot()
 	if len(services) == 0 {
 		// On a node without any Service the range may well be somebody else's.
 		node.ServiceCIDRs = nil

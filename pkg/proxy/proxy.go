@@ -57,6 +57,7 @@ type Proxy struct {
 	services *servicemap.Map
 	wake     chan struct{}
 	started  time.Time
+	batch    chan struct{} // holds one while what is there is incomplete
 
 	mu      sync.Mutex
 	waiting map[string]bool // inputs that have not synced
@@ -108,7 +109,7 @@ func New(o Options) *Proxy {
 	if o.Metrics == nil {
 		o.Metrics = noMetrics{}
 	}
-	p := &Proxy{o: o, services: servicemap.New(), wake: make(chan struct{}, 1), node: o.Node, waiting: map[string]bool{}}
+	p := &Proxy{o: o, services: servicemap.New(), wake: make(chan struct{}, 1), batch: make(chan struct{}, 1), node: o.Node, waiting: map[string]bool{}}
 	for _, name := range o.Inputs {
 		p.waiting[name] = true
 	}
@@ -163,6 +164,19 @@ func triggerOf(object any) (trigger, bool) {
 		family = corev1.IPv6Protocol
 	}
 	return trigger{family, at}, err == nil
+}
+
+// Batch calls f; the objects that f gives and takes are served together.
+func (p *Proxy) Batch(f func()) {
+	p.batch <- struct{}{}
+	defer func() { <-p.batch }()
+	f()
+}
+
+func (p *Proxy) snapshot() servicemap.Snapshot {
+	p.batch <- struct{}{}
+	defer func() { <-p.batch }()
+	return p.services.Snapshot()
 }
 
 // Synced says that an input has given all that it has.

@@ -103,6 +103,31 @@ func TestChangesAreGathered(t *testing.T) {
 	})
 }
 
+// What comes as one is served as one, however long it takes.
+func TestBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		defer w.stop()
+		w.p.Upsert(service("a", "10.96.0.1", corev1.ProtocolTCP))
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		w.did()
+		w.p.Batch(func() {
+			w.p.Delete(service("a", "", corev1.ProtocolTCP))
+			w.settle(time.Second)
+			if did := w.did(); len(did) > 0 {
+				t.Errorf("in the middle of it: %v", did)
+			}
+			w.p.Upsert(service("b", "10.96.0.2", corev1.ProtocolTCP))
+		})
+		w.settle(time.Second)
+		if did := w.did(); len(did) != 1 {
+			t.Errorf("%v, want one pass", did)
+		}
+	})
+}
+
 // What fails is tried again, with the old rules in place, and said.
 func TestFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -7,16 +7,16 @@ import (
 )
 
 // few keeps what is read of the objects of an input that has a handful, and
-// says all of it when something is different.
+// says all of it when something is different. That there is nothing is news only
+// after there was something.
 type few[T any] struct {
 	input   *input
 	convert func(object any) (T, error)
 	changed func(all []T)
 	equal   func(a, b T) bool
 
-	mu   sync.Mutex
-	said bool
-	all  map[string]T
+	mu  sync.Mutex
+	all map[string]T
 }
 
 func newFew[T any](in *input, convert func(any) (T, error), changed func([]T), equal func(a, b T) bool) *few[T] {
@@ -31,10 +31,10 @@ func (f *few[T]) none() {
 }
 
 func (f *few[T]) setLocked(all map[string]T) {
-	if f.said && maps.EqualFunc(f.all, all, f.equal) {
+	if maps.EqualFunc(f.all, all, f.equal) {
 		return
 	}
-	f.said, f.all = true, all
+	f.all = all
 	f.input.count(len(all))
 	sorted := make([]T, 0, len(all))
 	for _, name := range slices.Sorted(maps.Keys(all)) {

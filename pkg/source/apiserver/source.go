@@ -33,7 +33,7 @@ type Sink interface {
 	// Synced is called after everything of an input was given, each time.
 	Synced(input string)
 	// SetNode is called when the Node is another one in what matters, with nil
-	// when the API server has none of that name; SetServiceCIDRs likewise.
+	// when it was deleted; SetServiceCIDRs likewise.
 	SetNode(node *corev1.Node)
 	SetServiceCIDRs(ranges []netip.Prefix)
 }
