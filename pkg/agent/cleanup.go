@@ -70,7 +70,7 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 	if c.supervisor != nil {
 		c.did("embedded runtime", c.supervisor.Stop(ctx))
 	}
-	for _, dir := range []string{podsDir, objectsDir, embeddedDir} {
+	for _, dir := range []string{podsDir, objectsDir, resourcesDir, embeddedDir} {
 		c.folder(c.statePath(dir))
 	}
 	c.folder(cfg.RunDir)

@@ -18,14 +18,16 @@ import (
 
 // Names below the state folder.
 const (
-	podsDir     = "pods"
-	imagesDir   = "images"
-	startsDir   = "starts"
-	objectsDir  = "objects/pods"
-	embeddedDir = "containerd"
-	lockFile    = "lock"
-	instFile    = "instance"
-	runtimeFile = "runtime"
+	podsDir    = "pods"
+	imagesDir  = "images"
+	startsDir  = "starts"
+	objectsDir = "objects/pods"
+	// resourcesDir has the checkpoints of objects that are no pods.
+	resourcesDir = "resources"
+	embeddedDir  = "containerd"
+	lockFile     = "lock"
+	instFile     = "instance"
+	runtimeFile  = "runtime"
 )
 
 // lockPatience is for the lock of an agent that is dead already: a program that

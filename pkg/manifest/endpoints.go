@@ -14,7 +14,7 @@ import (
 
 func endpointsKind() kind {
 	return kind{
-		apiVersion: "v1", name: "Endpoints", empty: &v1.Endpoints{}, fields: endpointsFields, nameRule: apivalidation.NameIsDNSSubdomain,
+		apiVersion: "v1", name: "Endpoints", resource: "endpoints", empty: &v1.Endpoints{}, fields: endpointsFields, nameRule: apivalidation.NameIsDNSSubdomain,
 		complete: func(r Resource) { defaultEndpoints(r.(*v1.Endpoints)) },
 		validate: func(now, old Resource) field.ErrorList {
 			e := now.(*v1.Endpoints)

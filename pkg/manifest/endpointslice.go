@@ -13,7 +13,7 @@ import (
 
 func endpointSliceKind() kind {
 	return kind{
-		apiVersion: "discovery.k8s.io/v1", name: "EndpointSlice", empty: &discoveryv1.EndpointSlice{},
+		apiVersion: "discovery.k8s.io/v1", name: "EndpointSlice", resource: "endpointslices", empty: &discoveryv1.EndpointSlice{},
 		fields: endpointSliceFields, nameRule: apivalidation.NameIsDNSSubdomain,
 		complete: func(r Resource) { defaultEndpointSlice(r.(*discoveryv1.EndpointSlice)) },
 		validate: func(now, old Resource) field.ErrorList {

@@ -14,7 +14,7 @@ import (
 // another unit, keys in another order). Labels and annotations do not count;
 // MetadataEqual compares those. A UID that the user gave does.
 func SemanticEqual(a, b Object) bool {
-	if bytes.Equal(a.Canonical, b.Canonical) {
+	if len(a.Canonical) > 0 && bytes.Equal(a.Canonical, b.Canonical) {
 		return true
 	}
 	if writtenUID(a.Canonical) != writtenUID(b.Canonical) {

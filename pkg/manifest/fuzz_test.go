@@ -82,7 +82,7 @@ func checkResource(t *testing.T, r Resource) {
 		t.Errorf("accepted and not valid: %v", errs)
 	}
 	same := r.DeepCopyObject().(Resource)
-	CarryOver(same, r)
+	CarryOver(same, r, r)
 	if !apiequality.Semantic.DeepEqual(same, r) {
 		t.Errorf("%s replaced by itself becomes %s", mustJSON(t, r), mustJSON(t, same))
 	}

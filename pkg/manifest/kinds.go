@@ -23,6 +23,8 @@ type Resource interface {
 // kind is what there is to know of one kind of Resource.
 type kind struct {
 	apiVersion, name string
+	// resource is the kind's name in paths: "services".
+	resource string
 	// empty is an object of the kind's Go type; it is never changed.
 	empty Resource
 	// fields are the kind's rows of the support table; ObjectMeta has its own.
@@ -34,9 +36,8 @@ type kind struct {
 	// validate checks everything but the metadata; old is what is updated, or
 	// nil.
 	validate func(now, old Resource) field.ErrorList
-	// carryOver takes what was allocated from before where now does not say;
-	// nil: nothing is ever allocated. See CarryOver.
-	carryOver func(now, before Resource)
+	// carryOver is CarryOver for the kind; nil: nothing is ever allocated.
+	carryOver func(now, before, wanted Resource)
 }
 
 // kinds are all kinds of Resource. Each has a file of its own.
@@ -70,6 +71,31 @@ func kindOf(r Resource) kind {
 
 // KindOf names the kind of a Resource: "Service".
 func KindOf(r Resource) string { return kindOf(r).name }
+
+// Kind names one kind of Resource.
+type Kind struct {
+	APIVersion string // "discovery.k8s.io/v1"
+	Name       string // "EndpointSlice"
+	Resource   string // its name in paths: "endpointslices"
+}
+
+// Kinds are all kinds of Resource.
+func Kinds() (out []Kind) {
+	for _, k := range kinds() {
+		out = append(out, Kind{k.apiVersion, k.name, k.resource})
+	}
+	return out
+}
+
+// ResourceName is the name of a kind in paths: "pods", "services".
+func ResourceName(kind string) string {
+	for _, k := range kinds() {
+		if k.name == kind {
+			return k.resource
+		}
+	}
+	return "pods"
+}
 
 // DefaultResource fills in what kube-apiserver v1.37 fills in before it stores
 // an object, in place; it is idempotent. What it allocates (cluster IPs, node
@@ -105,10 +131,12 @@ func ValidateResourceUpdate(updated, old Resource) field.ErrorList {
 
 // CarryOver gives an object what was allocated for the one that it replaces and
 // that it does not name itself, as kube-apiserver does: a Service keeps its
-// cluster IPs, node ports and IP families. It changes now.
-func CarryOver(now, before Resource) {
+// cluster IPs, node ports, IP families and load balancer addresses. before is
+// the replaced object as it was served, wanted what its user had asked for. Only
+// now is changed.
+func CarryOver(now, before, wanted Resource) {
 	if k := kindOf(now); k.carryOver != nil {
-		k.carryOver(now, before)
+		k.carryOver(now, before.DeepCopyObject().(Resource), wanted)
 	}
 }
 

@@ -15,9 +15,11 @@ import (
 
 func serviceKind() kind {
 	return kind{
-		apiVersion: "v1", name: "Service", empty: &v1.Service{}, fields: serviceFields, nameRule: apivalidation.NameIsDNSLabel,
-		complete:  func(r Resource) { defaultService(r.(*v1.Service)) },
-		carryOver: func(now, before Resource) { carryOverService(now.(*v1.Service), before.(*v1.Service)) },
+		apiVersion: "v1", name: "Service", resource: "services", empty: &v1.Service{}, fields: serviceFields, nameRule: apivalidation.NameIsDNSLabel,
+		complete: func(r Resource) { defaultService(r.(*v1.Service)) },
+		carryOver: func(now, before, wanted Resource) {
+			carryOverService(now.(*v1.Service), before.(*v1.Service), wanted.(*v1.Service))
+		},
 		validate: func(now, old Resource) field.ErrorList {
 			if old == nil {
 				return validateService(now.(*v1.Service), nil)

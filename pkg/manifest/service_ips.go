@@ -94,7 +94,7 @@ func isDualStack(ips []string) bool {
 
 // carryOverService keeps what was allocated, and drops what was allocated for a
 // type that the Service no longer has.
-func carryOverService(now, before *v1.Service) {
+func carryOverService(now, before, wanted *v1.Service) {
 	spec, old := &now.Spec, &before.Spec
 	hadIP, hasIP := old.Type != v1.ServiceTypeExternalName, spec.Type != v1.ServiceTypeExternalName
 	switch {
@@ -136,8 +136,11 @@ func carryOverService(now, before *v1.Service) {
 	if isExternal(before) && !isExternal(now) && spec.ExternalTrafficPolicy == old.ExternalTrafficPolicy {
 		spec.ExternalTrafficPolicy = ""
 	}
-	if spec.Type != v1.ServiceTypeLoadBalancer {
+	switch {
+	case spec.Type != v1.ServiceTypeLoadBalancer && old.Type == v1.ServiceTypeLoadBalancer:
 		now.Status.LoadBalancer = v1.LoadBalancerStatus{}
+	case spec.Type == v1.ServiceTypeLoadBalancer && len(now.Status.LoadBalancer.Ingress)+len(wanted.Status.LoadBalancer.Ingress) == 0:
+		now.Status.LoadBalancer = before.Status.LoadBalancer
 	}
 }
 

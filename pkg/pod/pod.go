@@ -64,6 +64,9 @@ const (
 	// AnnotationOrigin is the file, URL or "api" a pod came from; set on pods
 	// that the store hands out.
 	AnnotationOrigin = "nodeagent.dev/origin"
+	// AnnotationProblem is why an object cannot be served; set on objects that
+	// are shown.
+	AnnotationProblem = "nodeagent.dev/problem"
 )
 
 // DefaultNamespace is where a pod goes when the manifest names none.

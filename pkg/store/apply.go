@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -58,7 +57,7 @@ func (s *Store) Apply(name string, snap Snapshot) {
 // has, and what was known from origins that could not be read. What is known
 // from those is never pushed aside by another origin, unless it is the same
 // pod, which has then moved there.
-func (s *Store) merge(old map[pod.Key]manifest.Object, snap Snapshot) (wanted map[pod.Key]manifest.Object, reported []string) {
+func (s *Store) merge(old map[objectKey]manifest.Object, snap Snapshot) (wanted map[objectKey]manifest.Object, reported []string) {
 	unreadable := map[string]bool{}
 	for _, p := range snap.Problems {
 		if p.Keep {
@@ -66,19 +65,15 @@ func (s *Store) merge(old map[pod.Key]manifest.Object, snap Snapshot) (wanted ma
 		}
 		reported = append(reported, p.String())
 	}
-	kept := map[pod.Key]manifest.Object{}
+	kept := map[objectKey]manifest.Object{}
 	for key, obj := range old {
 		if unreadable[obj.Origin] {
 			kept[key] = obj
 		}
 	}
-	wanted = make(map[pod.Key]manifest.Object, len(snap.Objects))
+	wanted = make(map[objectKey]manifest.Object, len(snap.Objects))
 	for _, obj := range snap.Objects {
-		if obj.Pod == nil {
-			reported = append(reported, fmt.Sprintf("%s: %s %s is understood, but not served yet", obj.Place(), obj.Kind(), obj.Key()))
-			continue
-		}
-		key := pod.KeyOf(obj.Pod)
+		key := keyOf(obj)
 		if first, ok := wanted[key]; ok {
 			reported = append(reported, Conflict(obj, first.Place()))
 			continue
@@ -100,7 +95,7 @@ func (s *Store) merge(old map[pod.Key]manifest.Object, snap Snapshot) (wanted ma
 // Conflict says that an object is not taken because the same object is named at by,
 // the place of another.
 func Conflict(loser manifest.Object, by string) string {
-	return fmt.Sprintf("%s: %s %s is already defined by %s: remove or rename one of them", loser.Place(), strings.ToLower(loser.Kind()), loser.Key(), by)
+	return fmt.Sprintf("%s: %s is already defined by %s: remove or rename one of them", loser.Place(), keyOf(loser), by)
 }
 
 // logNew logs what was not a problem before; mu is held.
@@ -125,9 +120,9 @@ type candidate struct {
 func (s *Store) reconcile() {
 	s.dirty = false
 	found := map[string][]string{}
-	winners := map[pod.Key]candidate{}
+	winners := map[objectKey]candidate{}
 	for _, name := range s.order {
-		for _, key := range slices.SortedFunc(maps.Keys(s.wanted[name]), compareKeys) {
+		for _, key := range slices.SortedFunc(maps.Keys(s.wanted[name]), objectKey.compare) {
 			obj := s.wanted[name][key]
 			if w, taken := winners[key]; taken {
 				found[name] = append(found[name], Conflict(obj, w.source+" "+w.obj.Place()))
@@ -136,24 +131,26 @@ func (s *Store) reconcile() {
 			winners[key] = candidate{obj, name}
 		}
 	}
-	fail := func(name string, key pod.Key, err error) {
+	fail := func(name string, key objectKey, err error) {
 		s.dirty = true
-		found[name] = append(found[name], fmt.Sprintf("cannot checkpoint pod %s; will try again: %v", key, err))
+		found[name] = append(found[name], fmt.Sprintf("cannot checkpoint %s; will try again: %v", key, err))
 	}
+	s.reconcileResources(winners, fail)
 	for _, e := range s.entries() {
-		w, ok := winners[e.key()]
-		delete(winners, e.key())
+		key := podKey(e.key())
+		w, ok := winners[key]
+		delete(winners, key)
 		if e.deletion != nil {
 			continue // what is wanted now waits until it has ended
 		}
 		if err := s.step(e, w, ok); err != nil {
-			fail(e.source, e.key(), err)
+			fail(e.source, key, err)
 		}
 	}
-	for _, key := range slices.SortedFunc(maps.Keys(winners), compareKeys) {
+	for _, key := range slices.SortedFunc(maps.Keys(winners), objectKey.compare) {
 		w := winners[key]
 		if other, taken := s.ByUID(w.obj.Pod.UID); taken {
-			found[w.source] = append(found[w.source], fmt.Sprintf("%s: pod %s has the UID %s of pod %s: change its metadata.uid or remove it",
+			found[w.source] = append(found[w.source], fmt.Sprintf("%s: %s has the UID %s of pod %s: change its metadata.uid or remove it",
 				w.obj.Origin, key, w.obj.Pod.UID, pod.KeyOf(other.Pod)))
 			continue
 		}

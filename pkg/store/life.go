@@ -94,7 +94,7 @@ func (s *Store) Delete(key pod.Key, grace *int64, uid types.UID) (Record, error)
 		return Record{}, err
 	}
 	if w := s.wanted[e.source]; w != nil {
-		delete(w, key)
+		delete(w, podKey(key))
 		s.mu.Lock()
 		s.sources[e.source].objects = len(w)
 		s.mu.Unlock()

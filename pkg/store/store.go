@@ -3,8 +3,10 @@ package store
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,8 +36,11 @@ type SourceDecl struct {
 type Options struct {
 	// Dir is <stateDir>/pods; the store owns <Dir>/<uid>/pod.json and nothing
 	// else there.
-	Dir      string
-	NodeName string
+	Dir string
+	// ResourceDir is <stateDir>/resources, with <resource>/<uid>.json for each
+	// object that is no pod; empty: beside Dir.
+	ResourceDir string
+	NodeName    string
 	// Sources that are configured, first the one that wins when two of them name
 	// one pod.
 	Sources []SourceDecl
@@ -56,23 +61,26 @@ type Options struct {
 	WriteFile func(path string, data []byte) error
 }
 
-// Store holds the pods of the node. All methods may be called from any
+// Store holds the objects of the node. All methods may be called from any
 // goroutine.
 type Store struct {
 	o       Options
 	order   []string // names of sources, first wins
 	journal *journal.Journal[Change]
+	changes *journal.Journal[ResourceChange]
 
 	// write serialises changes of what is desired and their checkpoints, so
 	// that a slow disk never holds up readers. It is taken before mu. wanted and
 	// dirty belong to it.
 	write  sync.Mutex
-	wanted map[string]map[pod.Key]manifest.Object
-	dirty  bool // a checkpoint could not be written or removed
+	wanted map[string]map[objectKey]manifest.Object
+	dirty  bool   // a checkpoint could not be written or removed
+	latest uint64 // the highest Order so far
 
 	mu      sync.RWMutex
 	byKey   map[pod.Key]*entry
 	byUID   map[types.UID]*entry
+	others  map[objectKey]*resource // by kind and name, those of SourceAgent too
 	sources map[string]*source
 	notify  []func(types.UID)
 }
@@ -110,6 +118,9 @@ func Open(o Options) (*Store, error) {
 	if o.WriteFile == nil {
 		o.WriteFile = WriteFile
 	}
+	if o.ResourceDir == "" {
+		o.ResourceDir = filepath.Join(filepath.Dir(o.Dir), "resources")
+	}
 	if o.History == 0 {
 		o.History = defaultHistory
 	}
@@ -117,8 +128,8 @@ func Open(o Options) (*Store, error) {
 		o.Revisions = journal.NewCounter(o.Clock())
 	}
 	s := &Store{
-		o: o, byKey: map[pod.Key]*entry{}, byUID: map[types.UID]*entry{},
-		sources: map[string]*source{}, wanted: map[string]map[pod.Key]manifest.Object{},
+		o: o, byKey: map[pod.Key]*entry{}, byUID: map[types.UID]*entry{}, others: map[objectKey]*resource{},
+		sources: map[string]*source{}, wanted: map[string]map[objectKey]manifest.Object{},
 	}
 	for _, d := range o.Sources {
 		if s.sources[d.Name] != nil {
@@ -126,13 +137,14 @@ func Open(o Options) (*Store, error) {
 		}
 		s.order = append(s.order, d.Name)
 		s.sources[d.Name] = &source{decl: d}
-		s.wanted[d.Name] = map[pod.Key]manifest.Object{}
+		s.wanted[d.Name] = map[objectKey]manifest.Object{}
 	}
-	if err := s.load(); err != nil {
+	if err := errors.Join(s.load(), s.loadResources()); err != nil {
 		return nil, err
 	}
 	// What stood on the disk is no change: the history begins here.
 	s.journal = journal.New[Change](o.Revisions, o.History)
+	s.changes = journal.New[ResourceChange](o.Revisions, o.History)
 	s.write.Lock()
 	defer s.write.Unlock()
 	for _, e := range s.entries() {
@@ -164,7 +176,7 @@ func (s *Store) load() error {
 		e.rec = s.present(e, c.status, s.o.Revisions.Next())
 		s.byKey[key], s.byUID[e.uid] = e, e
 		if w := s.wanted[e.source]; w != nil && e.deletion == nil {
-			w[key] = e.obj
+			w[keyOf(e.obj)] = e.obj
 			s.sources[e.source].objects++
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
+	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
 // Names of sources, in the order of precedence when two of them name one pod.
@@ -30,6 +31,10 @@ const (
 	SourceFile = "file"
 	SourceHTTP = "http"
 	SourcePush = "api"
+	// SourceAgent are objects that the agent itself derives from others, such as
+	// the EndpointSlices of a Service's pods. They are not kept on the disk, and
+	// give way to what a real source wants under the same name.
+	SourceAgent = "agent"
 )
 
 // Snapshot is everything a source wants now.
@@ -85,6 +90,48 @@ type Record struct {
 	Source, Origin string
 	// Accepted is when the store first saw this UID.
 	Accepted time.Time
+}
+
+// Resource is one object that is no pod, as the store knows it. It is as
+// immutable as a Record.
+type Resource struct {
+	// Object is the object as everybody sees it: what the source wants, with what
+	// SetResource wrote (or carried over from before a change of the manifest),
+	// and with UID, resourceVersion, generation and creationTimestamp set by the
+	// store.
+	Object manifest.Resource
+	// Wanted is what the source wants, defaulted, without what was allocated. It
+	// is the same pointer for as long as that does not change.
+	Wanted manifest.Resource
+	// Resolved says that SetResource has written to the object, be it before a
+	// restart: its allocations count.
+	Resolved bool
+	// Problem is why the object cannot be served; empty when it can.
+	Problem string
+	// Canonical as in manifest.Object.
+	Canonical []byte
+	// Source is SourceFile, …, or SourceAgent; Origin the file or URL.
+	Source, Origin string
+	// Accepted is when the store first saw this object, Order a number that grows
+	// from one such object to the next, also over restarts: who came first.
+	Accepted time.Time
+	Order    uint64
+}
+
+// Kind is "Service", ….
+func (r Resource) Kind() string { return manifest.KindOf(r.Object) }
+
+// Key is the object's namespace and name.
+func (r Resource) Key() pod.Key {
+	return pod.Key{Namespace: r.Object.GetNamespace(), Name: r.Object.GetName()}
+}
+
+// ResourceChange is one step in the life of a Resource. Of a Deleted one,
+// Resource is what was last known.
+type ResourceChange struct {
+	Type     string
+	Resource Resource
+	Revision uint64
 }
 
 // SourceState is what `nodeagent get sources` shows.
