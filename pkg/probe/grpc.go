@@ -23,7 +23,7 @@ func grpcHealth(ctx context.Context, c Container, h *v1.GRPCAction) answer {
 		grpc.WithUserAgent(userAgent),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return dialer().DialContext(ctx, "tcp", addr)
+			return dial(ctx, "tcp", addr)
 		}))
 	if err != nil {
 		return answer{err: err}

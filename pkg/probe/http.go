@@ -31,7 +31,7 @@ func newTransport() *http.Transport {
 		ForceAttemptHTTP2:  true, // over TLS, when the server offers it
 		DisableKeepAlives:  true,
 		DisableCompression: true,
-		DialContext:        dialer().DialContext,
+		DialContext:        dial,
 	}
 }
 

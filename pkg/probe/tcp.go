@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"syscall"
 
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -17,7 +15,7 @@ func tcpSocket(ctx context.Context, c Container, h *v1.TCPSocketAction) answer {
 	if err != nil {
 		return answer{err: err}
 	}
-	conn, err := dialer().DialContext(ctx, "tcp", addr)
+	conn, err := dial(ctx, "tcp", addr)
 	if err != nil {
 		return bad("%v", err)
 	}
@@ -44,16 +42,8 @@ func address(c Container, host string, port intstr.IntOrString) (string, error) 
 	return hostPort(c, host, int(number))
 }
 
-// dialer closes connections as kubelet's does (kubernetes/kubernetes issue
-// 89898): with a FIN, but without a minute of waiting for each probe.
-func dialer() *net.Dialer {
-	return &net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		if cerr := raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 1})
-		}); cerr != nil {
-			return cerr
-		}
-		return err
-	}}
+// dial makes a connection that ends with the probe and needs no keepalive.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{KeepAlive: -1}
+	return d.DialContext(ctx, network, addr)
 }
