@@ -49,14 +49,15 @@ func TestReadiness(t *testing.T) {
 		{name: "tcp", script: server(8081), container: probe("tcpSocket: {port: 8081}")},
 		{name: "host", script: server(8082), spec: "hostNetwork: true\n", container: probe("httpGet: {path: /healthz, port: 8082}")},
 		{name: "never", container: probe("exec: {command: ['false']}")},
+		{name: "slow", container: probe("exec: {command: [sleep, '100']}, timeoutSeconds: 1")},
 	} {
 		n.WriteManifest(m.name+".yaml", m.String())
 	}
 	probed := []string{"exec", "http", "tcp", "host"}
-	n.WaitPods(long, all(ready(false, probed...), ready(false, "never")))
+	n.WaitPods(long, all(ready(false, probed...), ready(false, "never", "slow")))
 	n.Eventually(long, "events say why", func() error {
 		out, err := n.CLI("get", "events")
-		for _, text := range []string{"Readiness probe failed: Get", "Readiness probe failed: dial tcp"} {
+		for _, text := range []string{"Readiness probe failed: Get", "Readiness probe failed: dial tcp", "Readiness probe failed: command timed out"} {
 			if err == nil && (!strings.Contains(out, text) || !strings.Contains(out, "Unhealthy")) {
 				err = fmt.Errorf("no %q in\n%s", text, out)
 			}
