@@ -1,0 +1,271 @@
+package services
+
+//lint:file-ignore SA1019 Endpoints are deprecated, and still what people write by hand.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/dns"
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"github.com/nodeagent/nodeagent/pkg/events"
+	"github.com/nodeagent/nodeagent/pkg/manifest"
+	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/store"
+)
+
+// Input is the name by which the proxy waits for what is fed here.
+const Input = "manifests"
+
+const (
+	// pause lies between two looks, so that many changes at once are one.
+	pause = 5 * time.Millisecond
+	// retry is when what could not be written down is tried again.
+	retry = 5 * time.Second
+)
+
+// Store is where objects are read and what is made of them is written.
+type Store interface {
+	Records() []store.Record
+	Resources(kind string) ([]store.Resource, uint64)
+	SetResource(store.Resource) error
+	PutDerived(manifest.Resource) error
+	DeleteDerived(kind string, key pod.Key)
+}
+
+// Changes wake the controller; what they say does not matter.
+type Changes interface {
+	Watch(ctx context.Context, since uint64) (<-chan store.Change, error)
+	WatchResources(ctx context.Context, since uint64) (<-chan store.ResourceChange, error)
+}
+
+// Proxy is fed with Services and endpoints.
+type Proxy interface {
+	Upsert(object any)
+	Delete(object any)
+	Synced(input string)
+}
+
+// Options are what a Controller needs.
+type Options struct {
+	Pools   Pools
+	Place   Place
+	Store   Store
+	Changes Changes
+	Proxy   Proxy
+	Event   func(about events.ObjectRef, eventType, reason, message string)
+	Clock   func() time.Time
+	Log     *slog.Logger
+}
+
+// Controller follows the Services of the store.
+type Controller struct {
+	o     Options
+	ready chan struct{} // closed once every pod was looked at
+
+	mu      sync.Mutex // guards what follows
+	state   *state
+	replace func(dns.Snapshot)
+	unsaved map[pod.Key]*entry
+}
+
+// New starts nothing.
+func New(o Options) *Controller {
+	return &Controller{
+		o: o, ready: make(chan struct{}), state: newState(o.Pools, o.Place, o.Clock), unsaved: map[pod.Key]*entry{},
+	}
+}
+
+// Ready is closed once the endpoints are known: after a restart, when every
+// pod has been looked at.
+func (c *Controller) Ready() <-chan struct{} { return c.ready }
+
+// Names has replace called with the names of all Services, now and whenever
+// they change. A later call takes the place of an earlier one.
+func (c *Controller) Names(replace func(dns.Snapshot)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.replace = replace
+	replace(c.state.names())
+}
+
+// Run follows changes until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	wake := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { follow(ctx, c.o.Changes.Watch, wake) })
+	wg.Go(func() { follow(ctx, c.o.Changes.WatchResources, wake) })
+	again := time.NewTicker(retry)
+	defer again.Stop()
+	for {
+		c.look()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake:
+		case <-again.C:
+		}
+	}
+}
+
+// follow wakes for each change. Whoever falls behind a watch begins a new one,
+// which wakes at once.
+func follow[T any](ctx context.Context, watch func(context.Context, uint64) (<-chan T, error), wake chan<- struct{}) {
+	for ctx.Err() == nil {
+		changes, err := watch(ctx, 0)
+		if err != nil {
+			return // only a revision that is too old is refused, and 0 is none
+		}
+		for range changes {
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// look takes over what is there now, and hands on what is different.
+func (c *Controller) look() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	desired, records, known := c.read()
+	changes := c.state.update(desired)
+	for _, e := range changes.resolved {
+		c.unsaved[pod.KeyOf(e.want)] = e
+		c.report(e, records[pod.KeyOf(e.want)])
+	}
+	for key, e := range c.unsaved {
+		if c.save(e, records[key]) {
+			delete(c.unsaved, key)
+		}
+	}
+	for _, o := range changes.deleted {
+		c.o.Proxy.Delete(o)
+		c.publish(o, false)
+	}
+	for _, o := range changes.upserted {
+		c.o.Proxy.Upsert(o)
+		c.publish(o, true)
+	}
+	if c.replace != nil && len(changes.upserted)+len(changes.deleted) > 0 {
+		c.replace(c.state.names())
+	}
+	select {
+	case <-c.ready:
+	default:
+		if known {
+			close(c.ready)
+			c.o.Proxy.Synced(Input)
+		}
+	}
+}
+
+// read is all that there is; known says that every pod has been looked at since
+// the agent started.
+func (c *Controller) read() (d Desired, records map[pod.Key]store.Resource, known bool) {
+	known = true
+	for _, r := range c.o.Store.Records() {
+		d.Pods = append(d.Pods, r.Pod)
+		known = known && r.Pod.Status.Phase != v1.PodUnknown
+	}
+	resources, _ := c.o.Store.Resources("")
+	records = map[pod.Key]store.Resource{}
+	for _, r := range resources {
+		if r.Source == store.SourceAgent {
+			continue // our own
+		}
+		switch o := r.Wanted.(type) {
+		case *v1.Service:
+			s := Service{Want: o, Order: r.Order}
+			if served, ok := r.Object.(*v1.Service); ok && r.Resolved {
+				s.Before = served
+			}
+			d.Services = append(d.Services, s)
+			records[r.Key()] = r
+		case *discoveryv1.EndpointSlice:
+			d.Slices = append(d.Slices, o)
+		case *v1.Endpoints:
+			d.Endpoints = append(d.Endpoints, o)
+		}
+	}
+	return d, records, known
+}
+
+// save writes down how a Service is served, and reports that nothing is left to
+// be written.
+func (c *Controller) save(e *entry, r store.Resource) bool {
+	if r.Object == nil {
+		return true // it is gone
+	}
+	o := r.Object.DeepCopyObject().(*v1.Service)
+	o.Spec, o.Status = e.want.Spec, e.want.Status
+	if e.served != nil {
+		o.Spec, o.Status = e.served.Spec, e.served.Status
+	}
+	r.Object, r.Problem = o, ""
+	if e.err != nil {
+		r.Problem = e.err.Error()
+	}
+	err := c.o.Store.SetResource(r)
+	switch {
+	case err == nil, errors.Is(err, errdefs.ErrNotFound):
+		return true
+	case !errors.Is(err, errdefs.ErrConflict): // then it has changed, and is looked at again
+		c.o.Log.Warn("the next start may choose other addresses", "err", err)
+	}
+	return false
+}
+
+// report tells of a new problem.
+func (c *Controller) report(e *entry, r store.Resource) {
+	if e.err == nil {
+		return
+	}
+	message := e.err.Error()
+	if r.Origin != "" {
+		message = r.Origin + ": " + message
+	}
+	c.o.Log.Warn("a Service is not served as it should be", "service", pod.KeyOf(e.want).String(), "err", message)
+	c.o.Event(events.ObjectRef{Kind: "Service", Namespace: e.want.Namespace, Name: e.want.Name, UID: e.want.UID}, v1.EventTypeWarning, "NotServed", message)
+}
+
+// publish shows endpoints that were made here.
+func (c *Controller) publish(object any, present bool) {
+	o, ok := object.(manifest.Resource)
+	if !ok || !made(o) {
+		return
+	}
+	if !present {
+		c.o.Store.DeleteDerived(manifest.KindOf(o), pod.KeyOf(o))
+		return
+	}
+	// The store keeps what it is given; the proxy and we have our own.
+	if err := c.o.Store.PutDerived(o.DeepCopyObject().(manifest.Resource)); err != nil {
+		c.o.Log.Warn("endpoints are served, but not shown", "object", describe(o), "err", err)
+	}
+}
+
+// made tells our own endpoints from the user's.
+func made(o manifest.Resource) bool {
+	_, service := o.(*v1.Service)
+	return !service && o.GetLabels()[discoveryv1.LabelManagedBy] == managedBy
+}
+
+func describe(o manifest.Resource) string {
+	return fmt.Sprintf("%s %s", strings.ToLower(manifest.KindOf(o)), pod.KeyOf(o))
+}

@@ -1,0 +1,225 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/dns"
+	"github.com/nodeagent/nodeagent/pkg/events"
+	"github.com/nodeagent/nodeagent/pkg/manifest"
+	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/store"
+)
+
+// fakeProxy keeps what it is fed with by kind and name, and refuses to delete
+// what it was not given.
+type fakeProxy struct {
+	t       *testing.T
+	mu      sync.Mutex
+	objects map[string]any
+	synced  bool
+}
+
+func (p *fakeProxy) key(o any) string {
+	r := o.(manifest.Resource)
+	return manifest.KindOf(r) + " " + r.GetName()
+}
+
+func (p *fakeProxy) Upsert(o any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.objects[p.key(o)] = o
+}
+
+func (p *fakeProxy) Delete(o any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.objects[p.key(o)] == nil {
+		p.t.Errorf("deleted %s, which it was not given", p.key(o))
+	}
+	delete(p.objects, p.key(o))
+}
+
+func (p *fakeProxy) Synced(input string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.synced = input == Input
+}
+
+// all is what it holds now, and whether it may go on.
+func (p *fakeProxy) all() (keys []string, synced bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Sorted(maps.Keys(p.objects)), p.synced
+}
+
+func (p *fakeProxy) has(key string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.objects[key] != nil
+}
+
+// rig is a controller on a real store.
+type rig struct {
+	t      *testing.T
+	store  *store.Store
+	proxy  *fakeProxy
+	c      *Controller
+	mu     sync.Mutex
+	names  dns.Snapshot
+	events []string
+	stop   func()
+}
+
+func newRig(t *testing.T, dir string) *rig {
+	st, err := store.Open(store.Options{
+		Dir: dir, NodeName: "here", Sources: []store.SourceDecl{{Name: store.SourceFile}}, Decode: manifest.Decode, Equal: manifest.SemanticEqual,
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, store: st, proxy: &fakeProxy{t: t, objects: map[string]any{}}}
+	r.c = New(Options{
+		Pools: testPools(), Place: Place{NodeName: "here"}, Store: st, Changes: st, Proxy: r.proxy, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Event: func(_ events.ObjectRef, _, _, message string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.events = append(r.events, message)
+		},
+	})
+	r.c.Names(func(s dns.Snapshot) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.names = s
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = r.c.Run(ctx)
+	}()
+	r.stop = func() { cancel(); <-done }
+	t.Cleanup(r.stop)
+	return r
+}
+
+// apply is what the folder holds now.
+func (r *rig) apply(text string) {
+	r.t.Helper()
+	objects, errs := manifest.Decode([]byte(text), manifest.Options{Origin: "/m/all.yaml", NodeName: "here"})
+	if len(errs) > 0 {
+		r.t.Fatal(errs)
+	}
+	r.store.Apply(store.SourceFile, store.Snapshot{Objects: objects})
+}
+
+func (r *rig) eventually(what string, cond func() error) {
+	r.t.Helper()
+	var err error
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		r.mu.Lock()
+		err = cond()
+		r.mu.Unlock()
+		if err == nil {
+			return
+		}
+	}
+	r.t.Fatalf("%s: %v", what, err)
+}
+
+// service is a Service as the store shows it.
+func (r *rig) service(name string) (*v1.Service, store.Resource) {
+	rec, ok := r.store.Resource("Service", pod.Key{Namespace: "default", Name: name})
+	if !ok {
+		return &v1.Service{}, rec
+	}
+	return rec.Object.(*v1.Service), rec
+}
+
+const twoServices = `
+{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: clash}, spec: {clusterIP: 10.96.0.7, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: first}, spec: {clusterIP: 10.96.0.7, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a, labels: {app: web}}, spec: {containers: [{name: c, image: i}]}}
+`
+
+func TestControllerServesWhatTheStoreHolds(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, dir)
+	r.apply(`{apiVersion: v1, kind: Service, metadata: {name: first}, spec: {clusterIP: 10.96.0.7, ports: [{port: 80}]}}`)
+	r.eventually("the first one is served", func() error {
+		if !r.proxy.has("Service first") {
+			return errors.New("it is not")
+		}
+		return nil
+	})
+	r.apply(twoServices)
+	r.eventually("web gets an address, and its record says so", func() error {
+		if s, rec := r.service("web"); s.Spec.ClusterIP == "" || rec.Problem != "" || !r.proxy.has("Service web") {
+			return fmt.Errorf("%+v", rec)
+		}
+		return nil
+	})
+	r.eventually("the later of two is told", func() error {
+		if _, rec := r.service("clash"); !strings.Contains(rec.Problem, "is the cluster IP of Service default/first") || len(r.events) != 1 {
+			return fmt.Errorf("%+v, events %v", rec, r.events)
+		}
+		return nil
+	})
+	if r.proxy.has("Service clash") {
+		t.Error("it is served all the same")
+	}
+	a, _ := r.store.Get(pod.Key{Namespace: "default", Name: "a"})
+	status := runningPod("a", "web", "10.1.0.1", 80).Status
+	if err := r.store.SetStatus(a.Pod.UID, status); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the ready pod is an endpoint that everybody sees", func() error {
+		slice, ok := r.store.Resource("EndpointSlice", pod.Key{Namespace: "default", Name: "web-ipv4"})
+		if !ok || slice.Source != store.SourceAgent || !r.proxy.has("EndpointSlice web-ipv4") || len(r.names.Services) != 2 {
+			return fmt.Errorf("%+v %+v", slice, r.names)
+		}
+		return nil
+	})
+	web, _ := r.service("web")
+	r.stop()
+
+	// After a restart the pod has not been looked at yet.
+	r = newRig(t, dir)
+	r.eventually("everything that was is fed again", func() error {
+		if s, _ := r.service("web"); s.Spec.ClusterIP != web.Spec.ClusterIP || !r.proxy.has("Service web") {
+			return fmt.Errorf("cluster IP %s, was %s", s.Spec.ClusterIP, web.Spec.ClusterIP)
+		}
+		return nil
+	})
+	if _, synced := r.proxy.all(); synced {
+		t.Error("the proxy is told to go on before the pods are known")
+	}
+	if err := r.store.SetStatus(a.Pod.UID, status); err != nil {
+		t.Fatal(err)
+	}
+	<-r.c.Ready()
+	r.apply(`{apiVersion: v1, kind: Pod, metadata: {name: a, labels: {app: web}}, spec: {containers: [{name: c, image: i}]}}`)
+	r.eventually("what the folder holds no more is gone", func() error {
+		fed, synced := r.proxy.all()
+		all, _ := r.store.Resources("")
+		if len(fed) > 0 || len(all) > 0 || len(r.names.Services) > 0 || !synced {
+			return fmt.Errorf("%v %v %v", fed, all, r.names)
+		}
+		return nil
+	})
+}
