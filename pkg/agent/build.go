@@ -99,7 +99,7 @@ func (a *agent) newServer() (*server.Server, error) {
 			Listen: a.cfg.API.Listen, CertFile: a.cfg.API.TLSCertFile, KeyFile: a.cfg.API.TLSKeyFile, TokenFile: a.cfg.API.TokenFile,
 		},
 		NodeName: a.cfg.NodeName, Version: a.o.Build.Version, PodLogDir: a.cfg.PodLogDir,
-		Pods: a.store, Push: a.push, Events: a.events, Streams: streams{a}, Node: a, Images: imageAPI{a},
+		Pods: a.store, Push: a.push, Resources: a.store, PushResources: a.push, Events: a.events, Streams: streams{a}, Node: a, Images: imageAPI{a},
 	})
 }
 

@@ -87,6 +87,12 @@ func Kinds() (out []Kind) {
 	return out
 }
 
+// New is an empty object of a kind that is in Kinds, with its type.
+func New(name string) Resource {
+	i := slices.IndexFunc(kinds(), func(k kind) bool { return k.name == name })
+	return kinds()[i].make()
+}
+
 // ResourceName is the name of a kind in paths: "pods", "services".
 func ResourceName(kind string) string {
 	for _, k := range kinds() {

@@ -179,7 +179,8 @@ func TestClientGoDiscovery(t *testing.T) {
 			found += " " + l.GroupVersion + "/" + r.Name
 		}
 	}
-	if want := " v1/events v1/pods v1/pods/attach v1/pods/exec v1/pods/log v1/pods/portforward v1/pods/status"; found != want {
+	if want := " v1/events v1/pods v1/pods/attach v1/pods/exec v1/pods/log v1/pods/portforward v1/pods/status" +
+		" v1/services v1/endpoints discovery.k8s.io/v1/endpointslices"; found != want {
 		t.Errorf("resources%s, want%s", found, want)
 	}
 	paths, err := d.OpenAPIV3().Paths()

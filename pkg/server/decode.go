@@ -15,12 +15,12 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
-// decodePod decodes, defaults and validates the one Pod in raw. What a server
+// decodeObject decodes, defaults and validates the one object in raw. What a server
 // sets is taken out first, so that the output of a GET can be sent back; create
 // also takes the UID out, as kube-apiserver does.
-func (s *Server) decodePod(raw []byte, opts manifest.Options, create bool) (manifest.Object, error) {
-	opts.Origin, opts.NodeName, opts.Only = store.SourcePush, s.o.NodeName, "Pod"
-	o, err := decodeOne(raw, opts)
+func (s *Server) decodeObject(raw []byte, kind servedKind, opts manifest.Options, create bool) (manifest.Object, error) {
+	opts.Origin, opts.NodeName, opts.Only = store.SourcePush, s.o.NodeName, kind.Name
+	o, err := decodeOne(raw, kind, opts)
 	if err != nil {
 		return o, err
 	}
@@ -35,20 +35,24 @@ func (s *Server) decodePod(raw []byte, opts manifest.Options, create bool) (mani
 	if create && rv != "" {
 		return o, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
-	if stripServerSide(doc, create) {
-		var clean bytes.Buffer
-		enc := json.NewEncoder(&clean)
-		enc.SetEscapeHTML(false) // it must not grow beyond what a document may have
-		if err := enc.Encode(doc); err != nil {
-			return o, apierrors.NewInternalError(err)
-		}
+	if stripServerSide(doc, create, o.Pod != nil) {
 		// A name that was generated stands in the canonical form already.
-		if o, err = decodeOne(clean.Bytes(), opts); err != nil {
+		if o, err = decodeDocument(doc, kind, opts); err != nil {
 			return o, err
 		}
 	}
-	o.Pod.ResourceVersion = rv
+	o.Meta().SetResourceVersion(rv)
 	return o, nil
+}
+
+func decodeDocument(doc map[string]any, kind servedKind, opts manifest.Options) (manifest.Object, error) {
+	var clean bytes.Buffer
+	enc := json.NewEncoder(&clean)
+	enc.SetEscapeHTML(false) // it must not grow beyond what a document may have
+	if err := enc.Encode(doc); err != nil {
+		return manifest.Object{}, apierrors.NewInternalError(err)
+	}
+	return decodeOne(clean.Bytes(), kind, opts)
 }
 
 // document reads a canonical form, its numbers as they are written.
@@ -77,12 +81,12 @@ func resourceVersion(doc map[string]any) (string, error) {
 
 // serverAnnotations are the ones that the store adds to what it shows.
 func serverAnnotations() []string {
-	return []string{pod.AnnotationOrigin, pod.AnnotationConfigSource, pod.AnnotationConfigHash, pod.AnnotationConfigSeen}
+	return []string{pod.AnnotationOrigin, pod.AnnotationConfigSource, pod.AnnotationConfigHash, pod.AnnotationConfigSeen, pod.AnnotationProblem}
 }
 
 // stripServerSide removes what only a server may say, and reports whether there
-// was any.
-func stripServerSide(doc map[string]any, create bool) bool {
+// was any. A status is the server's only where it computes one: for pods.
+func stripServerSide(doc map[string]any, create, status bool) bool {
 	found := false
 	drop := func(m map[string]any, keys ...string) {
 		for _, k := range keys {
@@ -92,7 +96,9 @@ func stripServerSide(doc map[string]any, create bool) bool {
 			}
 		}
 	}
-	drop(doc, "status")
+	if status {
+		drop(doc, "status")
+	}
 	meta, _ := doc["metadata"].(map[string]any)
 	if meta == nil {
 		return found
@@ -110,29 +116,29 @@ func stripServerSide(doc map[string]any, create bool) bool {
 	return found
 }
 
-func decodeOne(raw []byte, opts manifest.Options) (manifest.Object, error) {
+func decodeOne(raw []byte, kind servedKind, opts manifest.Options) (manifest.Object, error) {
 	objects, errs := manifest.Decode(raw, opts)
 	if len(errs) > 0 {
-		return manifest.Object{}, decodeError(errs)
+		return manifest.Object{}, decodeError(kind, errs)
 	}
 	if len(objects) != 1 {
-		return manifest.Object{}, apierrors.NewBadRequest(fmt.Sprintf("the body must hold one Pod, not %d", len(objects)))
+		return manifest.Object{}, apierrors.NewBadRequest(fmt.Sprintf("the body must hold one %s, not %d", kind.Name, len(objects)))
 	}
 	return objects[0], nil
 }
 
 // decodeError tells a body that is no Pod (400) from a Pod that may not be
 // (422), as kube-apiserver does.
-func decodeError(errs []*manifest.Error) error {
+func decodeError(kind servedKind, errs []*manifest.Error) error {
 	if e := errs[0]; e.Unsupported && e.Field == "kind" {
-		return apierrors.NewBadRequest("the object provided is unrecognized (must be of type Pod): " + e.Msg)
+		return apierrors.NewBadRequest("the object provided is unrecognized (must be of type " + kind.Name + "): " + e.Msg)
 	}
 	name := ""
 	if _, key, ok := strings.Cut(errs[0].Object, " "); ok {
 		_, name, _ = strings.Cut(key, "/")
 	}
 	if slices.ContainsFunc(errs, isValidation) {
-		return invalid(name, errs)
+		return invalid(kind, name, errs)
 	}
 	var text []string
 	for _, e := range errs {
@@ -146,8 +152,9 @@ func decodeError(errs []*manifest.Error) error {
 			text = append(text, e.Field+": "+e.Msg)
 		}
 	}
-	st := apierrors.NewBadRequest(`Pod in version "v1" cannot be handled as a Pod: strict decoding error: ` + strings.Join(text, ", "))
-	st.ErrStatus.Details = &metav1.StatusDetails{Name: name, Kind: "Pod"}
+	st := apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: strict decoding error: %s",
+		kind.Name, kind.version(), kind.Name, strings.Join(text, ", ")))
+	st.ErrStatus.Details = &metav1.StatusDetails{Name: name, Kind: kind.Name}
 	for _, e := range errs {
 		st.ErrStatus.Details.Causes = append(st.ErrStatus.Details.Causes, metav1.StatusCause{Type: causeType(e), Field: e.Field, Message: e.Msg})
 	}
@@ -157,8 +164,8 @@ func decodeError(errs []*manifest.Error) error {
 // nameLetters leaves out what may spell words or be misread, as kube's do.
 const nameLetters = "bcdfghjklmnpqrstvwxz2456789"
 
-// freeName makes names for metadata.generateName that no pod has now.
-func (s *Server) freeName(namespace string) func(string) string {
+// freeName makes names for metadata.generateName that no object of the kind has now.
+func (s *Server) freeName(kind, namespace string) func(string) string {
 	return func(prefix string) string {
 		// 63 less the suffix, so that the name may be a host name.
 		prefix = prefix[:min(len(prefix), 58)]
@@ -170,7 +177,12 @@ func (s *Server) freeName(namespace string) func(string) string {
 				b[i] = nameLetters[int(b[i])%len(nameLetters)]
 			}
 			name = prefix + string(b[:])
-			if _, taken := s.o.Pods.Get(pod.Key{Namespace: namespace, Name: name}); !taken {
+			key := pod.Key{Namespace: namespace, Name: name}
+			_, taken := s.o.Pods.Get(key)
+			if kind != "Pod" {
+				_, taken = s.o.Resources.Resource(kind, key)
+			}
+			if !taken {
 				break
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"strconv"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -131,36 +130,16 @@ func (s *Server) watchEvents(w http.ResponseWriter, r *http.Request, namespace s
 	if o.listEnd && x.bookmark("Event", true) != nil {
 		return nil
 	}
-	s.streamEvents(ctx, r, x, o, sel, changes)
-	return nil
-}
-
-func (s *Server) streamEvents(ctx context.Context, r *http.Request, x *watcher, o watchOptions, sel selection, changes <-chan v1.Event) {
-	tick := time.NewTicker(s.bookmarkEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case e, ok := <-changes:
-			if !ok {
-				if o.bookmarks && r.Context().Err() == nil {
-					_ = x.bookmark("Event", false)
-				}
-				return
-			}
-			if rv, err := strconv.ParseUint(e.ResourceVersion, 10, 64); err == nil {
-				x.rev = max(x.rev, rv)
-			}
-			t := watch.Modified
-			if e.Count <= 1 {
-				t = watch.Added
-			}
-			if sel.matchEvent(&e) && x.event(t, &e) != nil {
-				return
-			}
-		case <-tick.C:
-			if o.bookmarks && x.bookmark("Event", false) != nil {
-				return
-			}
+	follow(s, r, x, o, "Event", changes, func(e v1.Event) error {
+		x.rev = max(x.rev, revisionOf(&e))
+		t := watch.Modified
+		if e.Count <= 1 {
+			t = watch.Added
 		}
-	}
+		if sel.matchEvent(&e) {
+			return x.event(t, &e)
+		}
+		return nil
+	})
+	return nil
 }

@@ -28,6 +28,24 @@ type Pods interface {
 	Watch(ctx context.Context, since uint64) (<-chan store.Change, error)
 }
 
+// Resources is the store's objects that are no pods. What it returns is shared
+// and never changed by the server.
+type Resources interface {
+	// Resources are all objects of a kind, in a stable order, and the revision
+	// they are of.
+	Resources(kind string) ([]store.Resource, uint64)
+	Resource(kind string, key pod.Key) (store.Resource, bool)
+	// WatchResources is as Pods.Watch, and of every kind.
+	WatchResources(ctx context.Context, since uint64) (<-chan store.ResourceChange, error)
+}
+
+// PushResources is Push for objects that are no pods.
+type PushResources interface {
+	CreateResource(ctx context.Context, o manifest.Object) (store.Resource, error)
+	UpdateResource(ctx context.Context, o manifest.Object, resourceVersion string) (store.Resource, error)
+	DeleteResource(ctx context.Context, kind string, key pod.Key, uid types.UID, resourceVersion string) (store.Resource, error)
+}
+
 // Push accepts what clients write. Objects are validated by the server first;
 // Push judges conflicts and keeps them across restarts.
 type Push interface {

@@ -40,7 +40,7 @@ func (s *Server) patchPod(w http.ResponseWriter, r *http.Request, key pod.Key) e
 	if err != nil {
 		return err
 	}
-	apply, err := patcher(media, patch)
+	apply, err := patcher(media, patch, v1.Pod{})
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (s *Server) patchPod(w http.ResponseWriter, r *http.Request, key pod.Key) e
 }
 
 func tooLarge(n int) error {
-	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched pod would have %d bytes, the limit is %d", n, maxBody))
+	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched object would have %d bytes, the limit is %d", n, maxBody))
 }
 
 // applyJSONPatch applies the operations in pieces that end with a copy, which is
@@ -98,15 +98,16 @@ func applyJSONPatch(doc []byte, p jsonpatch.Patch) ([]byte, error) {
 	return doc, nil
 }
 
-// patcher parses the patch once and returns what applies it to a pod's JSON.
-func patcher(media string, patch []byte) (func([]byte) ([]byte, error), error) {
+// patcher parses the patch once and returns what applies it to the JSON of
+// an object of the type of as.
+func patcher(media string, patch []byte, as any) (func([]byte) ([]byte, error), error) {
 	bad := func(err error) error { return apierrors.NewBadRequest("the patch cannot be applied: " + err.Error()) }
 	merge := jsonpatch.MergePatch
 	switch types.PatchType(media) {
 	case types.JSONPatchType, types.MergePatchType:
 	case types.StrategicMergePatchType:
 		merge = func(doc, patch []byte) ([]byte, error) {
-			return strategicpatch.StrategicMergePatch(doc, patch, v1.Pod{})
+			return strategicpatch.StrategicMergePatch(doc, patch, as)
 		}
 		// kubectl sends YAML here, too, when asked to.
 		var err error

@@ -116,8 +116,8 @@ func (s *Server) createPod(w http.ResponseWriter, r *http.Request, namespace str
 	if err != nil {
 		return err
 	}
-	o, err := s.decodePod(raw, manifest.Options{
-		Namespace: namespace, UID: uuid.NewUUID(), GenerateName: s.freeName(namespace),
+	o, err := s.decodeObject(raw, podKind, manifest.Options{
+		Namespace: namespace, UID: uuid.NewUUID(), GenerateName: s.freeName("Pod", namespace),
 	}, true)
 	if err != nil {
 		return err
@@ -146,8 +146,8 @@ func named(err error, name string) error {
 	return &apierrors.StatusError{ErrStatus: st}
 }
 
-func sameNamespace(p *v1.Pod, namespace string) error {
-	if p.Namespace != namespace {
+func sameNamespace(p metav1.Object, namespace string) error {
+	if p.GetNamespace() != namespace {
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	}
 	return nil
@@ -226,7 +226,7 @@ func (s *Server) replace(r *http.Request, rec store.Record, raw []byte, dry bool
 	if err := writable(rec); err != nil {
 		return nil, err
 	}
-	o, err := s.decodePod(raw, manifest.Options{Namespace: key.Namespace, UID: old.UID}, false)
+	o, err := s.decodeObject(raw, podKind, manifest.Options{Namespace: key.Namespace, UID: old.UID}, false)
 	if err != nil {
 		return nil, err
 	}
@@ -266,7 +266,9 @@ func preview(old *v1.Pod, o manifest.Object) *v1.Pod {
 	p.Labels, p.Annotations, p.Spec = o.Pod.Labels, map[string]string{}, o.Pod.Spec
 	maps.Copy(p.Annotations, o.Pod.Annotations)
 	for _, a := range serverAnnotations() {
-		p.Annotations[a] = old.Annotations[a]
+		if v, set := old.Annotations[a]; set {
+			p.Annotations[a] = v
+		}
 	}
 	p.Annotations[pod.AnnotationConfigHash] = o.SpecHash
 	if !apiequality.Semantic.DeepEqual(old.Spec, p.Spec) {

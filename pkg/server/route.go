@@ -44,15 +44,8 @@ func (s *Server) route(r *http.Request, kind string) route {
 		return notFound()
 	}
 	switch {
-	case strings.HasPrefix(path+"/", "api/v1/pods/") || strings.HasPrefix(path+"/", "api/v1/events/"):
-		// All namespaces; there are no names below.
-		what := strings.TrimPrefix(path, "api/v1/")
-		if strings.Contains(what, "/") {
-			return notFound()
-		}
-		return s.collection(r, what, "")
-	case strings.HasPrefix(path, "api/v1/namespaces/"):
-		return s.namespaced(r, strings.Split(strings.TrimPrefix(path, "api/v1/namespaces/"), "/"))
+	case strings.HasPrefix(path, "api/v1/"):
+		return s.group(r, "v1", strings.TrimPrefix(path, "api/v1/"))
 	case strings.HasPrefix(path, api.Prefix[1:]):
 		sub := strings.TrimPrefix(path, api.Prefix[1:])
 		label := "nodeagent/" + sub
@@ -65,9 +58,31 @@ func (s *Server) route(r *http.Request, kind string) route {
 			return s.agent(w, r, sub)
 		}}
 	}
+	for _, gv := range groupVersions() {
+		if rest, found := strings.CutPrefix(path, root(gv)+"/"); found {
+			return s.group(r, gv, rest)
+		}
+	}
 	return route{label: "discovery", serve: func(w http.ResponseWriter, r *http.Request) error {
 		return s.discovery(w, r, path)
 	}}
+}
+
+// group routes what is below a group's path: RESOURCE of all namespaces, or
+// namespaces/NAMESPACE/RESOURCE….
+func (s *Server) group(r *http.Request, apiVersion, path string) route {
+	if rest, found := strings.CutPrefix(path, "namespaces/"); found {
+		return s.namespaced(r, apiVersion, strings.Split(rest, "/"))
+	}
+	// There are no names below a collection of all namespaces.
+	if !served(apiVersion, path) {
+		return notFound()
+	}
+	return s.collection(r, path, "")
+}
+
+func served(apiVersion, resource string) bool {
+	return kindNamed(resource).APIVersion == apiVersion || apiVersion == "v1" && resource == "events"
 }
 
 func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
@@ -79,13 +94,13 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 }
 
 // namespaced routes NAMESPACE/RESOURCE[/NAME[/SUBRESOURCE]].
-func (s *Server) namespaced(r *http.Request, parts []string) route {
+func (s *Server) namespaced(r *http.Request, apiVersion string, parts []string) route {
 	for _, p := range parts {
 		if p == "" {
 			return notFound()
 		}
 	}
-	if len(parts) < 2 || len(parts) > 4 || (parts[1] != "pods" && parts[1] != "events") {
+	if len(parts) < 2 || len(parts) > 4 || !served(apiVersion, parts[1]) {
 		return notFound()
 	}
 	what := parts[1]
@@ -104,6 +119,9 @@ func (s *Server) namespaced(r *http.Request, parts []string) route {
 			return s.getEvent(w, r, key)
 		}}
 	}
+	if what != "pods" {
+		return s.object(kindNamed(what), key, parts[3:])
+	}
 	if len(parts) == 4 {
 		return s.subresource(r, key, parts[3])
 	}
@@ -119,6 +137,27 @@ func (s *Server) namespaced(r *http.Request, parts []string) route {
 			return s.deletePod(w, r, key)
 		}
 		return notAllowed(what, r.Method)
+	}}
+}
+
+// object routes one object that is no pod, and its status, which is read only.
+func (s *Server) object(k servedKind, key pod.Key, sub []string) route {
+	if len(sub) > 0 && sub[0] != "status" {
+		return notFound()
+	}
+	return route{label: k.Resource, resource: k.Resource, name: key.Name, serve: func(w http.ResponseWriter, r *http.Request) error {
+		switch {
+		case r.Method == http.MethodGet || r.Method == http.MethodHead:
+			return s.getResource(w, r, k, key)
+		case len(sub) > 0:
+		case r.Method == http.MethodPut:
+			return s.updateResource(w, r, k, key)
+		case r.Method == http.MethodPatch:
+			return s.patchResource(w, r, k, key)
+		case r.Method == http.MethodDelete:
+			return s.deleteResource(w, r, k, key)
+		}
+		return notAllowed(k.Resource, r.Method)
 	}}
 }
 
@@ -169,6 +208,15 @@ func (s *Server) collection(r *http.Request, what, namespace string) route {
 			return s.createPod(w, r, namespace)
 		case what == "pods" && namespace != "" && r.Method == http.MethodDelete:
 			return s.deletePods(w, r, namespace)
+		case what == "pods" || what == "events":
+		case read && watching:
+			return s.watchResources(w, r, kindNamed(what), namespace)
+		case read:
+			return s.listResources(w, r, kindNamed(what), namespace)
+		case namespace != "" && r.Method == http.MethodPost:
+			return s.createResource(w, r, kindNamed(what), namespace)
+		case namespace != "" && r.Method == http.MethodDelete:
+			return s.deleteResources(w, r, kindNamed(what), namespace)
 		}
 		return notAllowed(what, r.Method)
 	}

@@ -10,6 +10,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -57,6 +58,21 @@ func parseSelection(q url.Values, namespace string, known func() fields.Set) (se
 func (s selection) matchPod(p *v1.Pod) bool {
 	return (s.namespace == "" || s.namespace == p.Namespace) &&
 		s.labels.Matches(labels.Set(p.Labels)) && s.fields.Matches(podFields(p))
+}
+
+func (s selection) matchResource(o metav1.Object) bool {
+	return (s.namespace == "" || s.namespace == o.GetNamespace()) &&
+		s.labels.Matches(labels.Set(o.GetLabels())) && s.fields.Matches(resourceFields(o))
+}
+
+// resourceFields are the fields that kube-apiserver lets clients select other
+// kinds by.
+func resourceFields(o metav1.Object) fields.Set {
+	set := fields.Set{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
+	if s, ok := o.(*v1.Service); ok {
+		set["spec.clusterIP"], set["spec.type"] = s.Spec.ClusterIP, string(s.Spec.Type)
+	}
+	return set
 }
 
 func (s selection) matchEvent(e *v1.Event) bool {

@@ -51,8 +51,8 @@ type TCP struct {
 	TokenFile         string // one bearer token; root only; read again when it changes
 }
 
-// Options is everything a Server needs. Log, Pods, Push, Events, Streams, Node
-// and Images are required.
+// Options is everything a Server needs. Log, Pods, Push, Resources, PushResources,
+// Events, Streams, Node and Images are required.
 type Options struct {
 	Log     *slog.Logger
 	Metrics *metrics.Metrics // may be nil
@@ -69,12 +69,15 @@ type Options struct {
 	Version   string // of the agent
 	PodLogDir string
 
-	Pods    Pods
-	Push    Push
-	Events  Events
-	Streams Streams
-	Node    Node
-	Images  Images
+	Pods Pods
+	Push Push
+	// Resources and PushResources are the same for other kinds.
+	Resources     Resources
+	PushResources PushResources
+	Events        Events
+	Streams       Streams
+	Node          Node
+	Images        Images
 	// Checks are added to the health paths.
 	Checks []Check
 
@@ -107,7 +110,7 @@ type Server struct {
 // New checks the options and reads the token and the certificate; it starts
 // nothing.
 func New(o Options) (*Server, error) {
-	if o.Log == nil || o.Pods == nil || o.Push == nil || o.Events == nil || o.Streams == nil || o.Node == nil || o.Images == nil {
+	if o.Log == nil || o.Pods == nil || o.Push == nil || o.Resources == nil || o.PushResources == nil || o.Events == nil || o.Streams == nil || o.Node == nil || o.Images == nil {
 		return nil, errors.New("server: an option that is required is missing")
 	}
 	o.defaults()

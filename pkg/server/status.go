@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -21,7 +20,7 @@ import (
 const retryAfter = 1
 
 func resource(name string) schema.GroupResource {
-	return schema.GroupResource{Group: v1.GroupName, Resource: name}
+	return schema.GroupResource{Group: kindNamed(name).group(), Resource: name}
 }
 
 // toStatus translates any error into the Status that kube-apiserver answers
@@ -42,7 +41,7 @@ func toStatus(err error, what, name string) metav1.Status {
 	case errors.Is(err, errdefs.ErrConflict):
 		s = apierrors.NewConflict(res, name, err)
 	case errors.Is(err, errdefs.ErrInvalid):
-		s = apierrors.NewInvalid(schema.GroupKind{Kind: kindOf(what)}, name, nil)
+		s = apierrors.NewInvalid(schema.GroupKind{Group: kindNamed(what).group(), Kind: kindOf(what)}, name, nil)
 		s.ErrStatus.Message = err.Error()
 		if what != "" {
 			s.ErrStatus.Message = fmt.Sprintf("%s %q is invalid: %v", kindOf(what), name, err)
@@ -77,12 +76,15 @@ func kindOf(what string) string {
 	case "events":
 		return "Event"
 	}
+	if k := kindNamed(what); k.Name != "" {
+		return k.Name
+	}
 	return what
 }
 
 // invalid is the 422 that names every refused field as a cause.
-func invalid(name string, errs []*manifest.Error) *apierrors.StatusError {
-	s := apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, name, nil)
+func invalid(kind servedKind, name string, errs []*manifest.Error) *apierrors.StatusError {
+	s := apierrors.NewInvalid(schema.GroupKind{Group: kind.group(), Kind: kind.Name}, name, nil)
 	var all []string
 	for _, e := range errs {
 		text := e.Msg
@@ -98,7 +100,7 @@ func invalid(name string, errs []*manifest.Error) *apierrors.StatusError {
 	if len(all) > 1 {
 		text = "[" + text + "]"
 	}
-	s.ErrStatus.Message = fmt.Sprintf("Pod %q is invalid: %s", name, text)
+	s.ErrStatus.Message = fmt.Sprintf("%s %q is invalid: %s", kind.Name, name, text)
 	return s
 }
 

@@ -10,7 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/server/api"
 )
 
 // tables makes metav1.Tables, kubectl's printed form of lists.
@@ -96,6 +98,33 @@ func (t tables) pod(p *v1.Pod) metav1.TableRow {
 		}}
 	}
 	return row
+}
+
+// resourceColumns are kubectl's names of a kind's columns.
+func resourceColumns(k servedKind) (out []metav1.TableColumnDefinition) {
+	for i, c := range api.Columns(k.Name) {
+		format, priority := "", int32(0)
+		if i == 0 {
+			format = "name"
+		}
+		if c.Wide {
+			priority = 1
+		}
+		out = append(out, column(c.Name, format, priority))
+	}
+	return out
+}
+
+func (t tables) resource(o manifest.Resource) metav1.TableRow {
+	var cells []any
+	for _, c := range api.Cells(o, t.age(o.GetCreationTimestamp().Time)) {
+		cells = append(cells, c)
+	}
+	var m metav1.ObjectMeta
+	if a, ok := o.(metav1.ObjectMetaAccessor); ok {
+		m = *a.GetObjectMeta().(*metav1.ObjectMeta)
+	}
+	return metav1.TableRow{Cells: cells, Object: t.object(o, m)}
 }
 
 func orNone(s string) string {

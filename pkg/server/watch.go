@@ -199,31 +199,34 @@ func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, namespace str
 	}
 	// A client that is cut off here goes on from the last one it was sent.
 	slices.SortFunc(records, func(a, b store.Record) int { return cmp.Compare(revisionOf(a.Pod), revisionOf(b.Pod)) })
-	m := &podMatcher{sel: sel, known: map[types.UID]bool{}}
+	m := newMatcher(sel, func(o metav1.Object) bool { return sel.matchPod(o.(*v1.Pod)) })
 	for _, rec := range records {
-		if !o.initial {
-			m.learn(rec.Pod, o.since)
-			continue
-		}
-		m.known[rec.Pod.UID] = sel.matchPod(rec.Pod)
-		if m.known[rec.Pod.UID] && x.pod(watch.Added, rec.Pod, 0) != nil {
+		if m.begin(rec.Pod, o) && x.pod(watch.Added, rec.Pod, 0) != nil {
 			return nil
 		}
 	}
 	if o.listEnd && x.bookmark("Pod", true) != nil {
 		return nil
 	}
-	s.streamPods(ctx, r, x, o, m, changes)
+	follow(s, r, x, o, "Pod", changes, func(c store.Change) error {
+		x.rev = max(x.rev, c.Revision)
+		if t, send := m.judge(c.Type, c.Record.Pod); send {
+			return x.pod(t, c.Record.Pod, c.Revision)
+		}
+		return nil
+	})
 	return nil
 }
 
-// revisionOf is a pod's resourceVersion, a number of the store's.
-func revisionOf(p *v1.Pod) uint64 {
-	n, _ := strconv.ParseUint(p.ResourceVersion, 10, 64)
+// revisionOf is an object's resourceVersion, a number of the store's.
+func revisionOf(o metav1.Object) uint64 {
+	n, _ := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
 	return n
 }
 
-func (s *Server) streamPods(ctx context.Context, r *http.Request, x *watcher, o watchOptions, m *podMatcher, changes <-chan store.Change) {
+// follow sends what happens, with bookmarks in between, until the client goes,
+// the timeout comes, or the server ends.
+func follow[C any](s *Server, r *http.Request, x *watcher, o watchOptions, kind string, changes <-chan C, send func(C) error) {
 	tick := time.NewTicker(s.bookmarkEvery)
 	defer tick.Stop()
 	for {
@@ -233,56 +236,62 @@ func (s *Server) streamPods(ctx context.Context, r *http.Request, x *watcher, o 
 				// Ended: by the timeout, or because we were too slow; the client
 				// goes on from the last revision it saw.
 				if o.bookmarks && r.Context().Err() == nil {
-					_ = x.bookmark("Pod", false)
+					_ = x.bookmark(kind, false)
 				}
 				return
 			}
-			x.rev = max(x.rev, c.Revision)
-			if t, send := m.judge(c); send && x.pod(t, c.Record.Pod, c.Revision) != nil {
+			if send(c) != nil {
 				return
 			}
 		case <-tick.C:
-			if o.bookmarks && x.bookmark("Pod", false) != nil {
+			if o.bookmarks && x.bookmark(kind, false) != nil {
 				return
 			}
 		}
 	}
 }
 
-// podMatcher turns the store's changes into what a client with a selector has
-// to see: a pod that stops matching is deleted for it, one that starts is added.
-type podMatcher struct {
-	sel selection
-	// known says for each pod that was seen whether the client has it; a pod
-	// that is missing may be either.
+// matcher turns the store's changes into what a client with a selector has to
+// see: an object that stops matching is deleted for it, one that starts is added.
+type matcher struct {
+	sel   selection
+	match func(metav1.Object) bool
+	// known says for each object that was seen whether the client has it; one that
+	// is missing may be either.
 	known map[types.UID]bool
 }
 
-// learn notes what the client saw of a pod in the list it made at revision
-// since, when the pod has not changed after it.
-func (m *podMatcher) learn(p *v1.Pod, since uint64) {
-	if revisionOf(p) <= since {
-		m.known[p.UID] = m.sel.matchPod(p)
+func newMatcher(sel selection, match func(metav1.Object) bool) *matcher {
+	return &matcher{sel: sel, match: match, known: map[types.UID]bool{}}
+}
+
+// begin says whether an object is one of the initial ones to send. Of a client
+// that does not want those, it notes what it saw in the list it made, when the
+// object has not changed since.
+func (m *matcher) begin(p metav1.Object, o watchOptions) bool {
+	if o.initial || revisionOf(p) <= o.since {
+		m.known[p.GetUID()] = m.match(p)
 	}
+	return o.initial && m.known[p.GetUID()]
 }
 
 // judge says whether a change is sent, and as what.
-func (m *podMatcher) judge(c store.Change) (watch.EventType, bool) {
-	p := c.Record.Pod
-	had, seen := m.known[p.UID]
-	matches := m.sel.matchPod(p)
-	if m.sel.namespace != "" && p.Namespace != m.sel.namespace {
+func (m *matcher) judge(change string, p metav1.Object) (watch.EventType, bool) {
+	uid := p.GetUID()
+	had, seen := m.known[uid]
+	matches := m.match(p)
+	if m.sel.namespace != "" && p.GetNamespace() != m.sel.namespace {
 		return "", false
 	}
-	switch watch.EventType(c.Type) {
+	switch watch.EventType(change) {
 	case watch.Added:
-		m.known[p.UID] = matches
+		m.known[uid] = matches
 		return watch.Added, matches
 	case watch.Deleted:
-		delete(m.known, p.UID)
+		delete(m.known, uid)
 		return watch.Deleted, had || (!seen && matches)
 	}
-	m.known[p.UID] = matches
+	m.known[uid] = matches
 	switch {
 	case matches && seen && !had:
 		return watch.Added, true
@@ -294,7 +303,7 @@ func (m *podMatcher) judge(c store.Change) (watch.EventType, bool) {
 	return "", false
 }
 
-// fixed says that no change of a pod changes whether it is selected.
+// fixed says that no change of an object changes whether it is selected.
 func (s selection) fixed() bool {
 	if !s.labels.Empty() {
 		return false

@@ -324,8 +324,8 @@ func TestMatcher(t *testing.T) {
 		{named, unknown, store.Modified, no, ""},
 		{named, unknown, store.Modified, yes, "MODIFIED"},
 	} {
-		m := &podMatcher{sel: tt.sel, known: maps.Clone(tt.known)}
-		got, send := m.judge(store.Change{Type: tt.change, Record: store.Record{Pod: tt.pod}})
+		m := &matcher{sel: tt.sel, known: maps.Clone(tt.known), match: func(o metav1.Object) bool { return tt.sel.matchPod(o.(*v1.Pod)) }}
+		got, send := m.judge(tt.change, tt.pod)
 		if !send {
 			got = ""
 		}

@@ -355,6 +355,14 @@ func (s *Store) Sources() []SourceState {
 			Name: name, Target: src.decl.Target, Tried: src.tried, Synced: src.synced,
 			LastSync: src.lastSync, Objects: src.objects, Problems: slices.Concat(src.reported, src.found),
 		}
+		var unserved []string
+		for key, r := range s.others {
+			if r.rec.Source == name && r.rec.Problem != "" {
+				unserved = append(unserved, fmt.Sprintf("%s: %s: %s", r.obj.Place(), key, r.rec.Problem))
+			}
+		}
+		slices.Sort(unserved)
+		st.Problems = append(st.Problems, unserved...)
 		if src.err != nil {
 			st.Error = src.err.Error()
 		}

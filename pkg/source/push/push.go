@@ -1,5 +1,4 @@
-// Package push is the source behind the local API: pods that clients created
-// there. What is accepted is on the disk before the client hears of it, and is
+// Package push is the source behind the local API: what clients created there. What is accepted is on the disk before the client hears of it, and is
 // accepted again by the next agent.
 package push
 
@@ -35,11 +34,14 @@ type Store interface {
 	ByUID(uid types.UID) (store.Record, bool)
 	Sources() []store.SourceState
 	Delete(key pod.Key, grace *int64, uid types.UID) (store.Record, error)
+	Resource(kind string, key pod.Key) (store.Resource, bool)
+	ResourceByUID(kind string, uid types.UID) (store.Resource, bool)
 }
 
 // Options are what a source needs; all are required.
 type Options struct {
-	// Dir holds one file per accepted pod, <uid>.json: its canonical form.
+	// Dir holds one file per accepted pod, <uid>.json: its canonical form. Folders
+	// beside it hold those of other kinds ("services", …).
 	Dir      string
 	NodeName string
 	Store    Store
@@ -55,30 +57,44 @@ type Source struct {
 
 	mu      sync.Mutex // one change at a time
 	objects map[types.UID]manifest.Object
+	others  map[resourceID]manifest.Object
 	damaged map[string]error // by file
 }
 
 // New reads what earlier agents accepted.
 func New(o Options) (*Source, error) {
-	s := &Source{o: o, objects: map[types.UID]manifest.Object{}, damaged: map[string]error{}}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("folder of the pods accepted over the API: %w", err)
+	s := &Source{o: o, objects: map[types.UID]manifest.Object{}, others: map[resourceID]manifest.Object{}, damaged: map[string]error{}}
+	err := readFolder(o.Dir, s.restore)
+	for _, k := range manifest.Kinds() {
+		err = errors.Join(err, readFolder(s.resourceDir(k.Name), func(path string) { s.restoreResource(k.Name, path) }))
 	}
-	files, err := os.ReadDir(o.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("folder of the pods accepted over the API: %w", err)
+		return nil, err
+	}
+	return s, nil
+}
+
+// readFolder makes a folder of accepted objects when there is none, and has each
+// file in it read.
+func readFolder(dir string, read func(path string)) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("folder of objects accepted over the API: %w", err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("folder of objects accepted over the API: %w", err)
 	}
 	for _, f := range files {
-		path := filepath.Join(o.Dir, f.Name())
+		path := filepath.Join(dir, f.Name())
 		switch filepath.Ext(f.Name()) {
 		case suffix:
-			s.restore(path)
+			read(path)
 		case store.HalfWritten:
 			// Its client has had no answer. One that stays harms nobody.
 			_ = os.Remove(path)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // restore takes up one accepted pod. A damaged file is written anew from the
@@ -88,11 +104,11 @@ func (s *Source) restore(path string) {
 	data, err := os.ReadFile(path)
 	var obj manifest.Object
 	if err == nil {
-		obj, err = s.decode(data, uid)
+		obj, err = s.decode(data, "Pod", uid)
 	}
 	if rec, ok := s.o.Store.ByUID(uid); ok && err != nil && rec.Source == store.SourcePush {
 		s.o.Log.Warn("the file of an accepted pod is damaged: using the pod's checkpoint", "file", path, "err", err)
-		if obj, err = s.decode(rec.Canonical, uid); err == nil {
+		if obj, err = s.decode(rec.Canonical, "Pod", uid); err == nil {
 			s.putBack(obj)
 		}
 	}
@@ -104,15 +120,15 @@ func (s *Source) restore(path string) {
 	s.objects[uid] = obj
 }
 
-func (s *Source) decode(data []byte, uid types.UID) (manifest.Object, error) {
+func (s *Source) decode(data []byte, kind string, uid types.UID) (manifest.Object, error) {
 	objects, errs := s.o.Decode(data, manifest.Options{Origin: store.SourcePush, NodeName: s.o.NodeName})
 	switch {
 	case len(errs) > 0:
 		return manifest.Object{}, errs[0]
-	case len(objects) != 1 || objects[0].Pod == nil:
-		return manifest.Object{}, fmt.Errorf("it holds %d pods, not one", len(objects))
-	case objects[0].Pod.UID != uid:
-		return manifest.Object{}, fmt.Errorf("it is of the pod with UID %s", objects[0].Pod.UID)
+	case len(objects) != 1:
+		return manifest.Object{}, fmt.Errorf("it holds %d objects, not one", len(objects))
+	case objects[0].Kind() != kind || objects[0].Meta().GetUID() != uid:
+		return manifest.Object{}, fmt.Errorf("it is of the %s with UID %s", objects[0].Kind(), objects[0].Meta().GetUID())
 	}
 	return whole(objects[0]), nil
 }
@@ -143,7 +159,7 @@ func (s *Source) apply() {
 			continue
 		}
 		snap.Problems = append(snap.Problems, store.Problem{Origin: path,
-			Err: fmt.Errorf("%w: remove the file and create the pod again", s.damaged[path])})
+			Err: fmt.Errorf("%w: remove the file and create the object again", s.damaged[path])})
 	}
 	for _, obj := range s.objects {
 		snap.Objects = append(snap.Objects, obj)
@@ -151,6 +167,9 @@ func (s *Source) apply() {
 	slices.SortFunc(snap.Objects, func(a, b manifest.Object) int {
 		return strings.Compare(string(a.Pod.UID), string(b.Pod.UID))
 	})
+	for _, id := range slices.SortedFunc(maps.Keys(s.others), resourceID.compare) {
+		snap.Objects = append(snap.Objects, s.others[id])
+	}
 	s.o.Store.Apply(store.SourcePush, snap)
 }
 
@@ -191,7 +210,7 @@ func (s *Source) waits(key pod.Key) bool {
 	return false
 }
 
-// reason is what the store says about a pod that it did not take.
+// reason is what the store says about an object that it did not take.
 func (s *Source) reason(key pod.Key) string {
 	for _, src := range s.o.Store.Sources() {
 		for _, p := range src.Problems {
@@ -283,12 +302,13 @@ func (s *Source) path(uid types.UID) string { return filepath.Join(s.o.Dir, stri
 // keep writes an accepted pod down. After an error the file is the old one, or
 // the new one that a power cut may undo.
 func (s *Source) keep(o manifest.Object) error {
-	err := store.WriteFile(s.path(o.Pod.UID), o.Canonical)
+	path := s.pathOf(o)
+	err := store.WriteFile(path, o.Canonical)
 	if err == nil {
-		err = syncFolder(s.o.Dir)
+		err = syncFolder(filepath.Dir(path))
 	}
 	if err != nil {
-		return fmt.Errorf("pod %s cannot be kept: %w: %w", pod.KeyOf(o.Pod), err, errdefs.ErrTransient)
+		return fmt.Errorf("%s %s cannot be kept: %w: %w", strings.ToLower(o.Kind()), o.Key(), err, errdefs.ErrTransient)
 	}
 	return nil
 }
@@ -296,26 +316,28 @@ func (s *Source) keep(o manifest.Object) error {
 // putBack makes the file of a pod say what is true of it; the user is told when
 // it cannot.
 func (s *Source) putBack(o manifest.Object) {
-	path := s.path(o.Pod.UID)
+	path := s.pathOf(o)
 	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, o.Canonical) {
 		return
 	}
 	if err := s.keep(o); err != nil {
-		s.o.Log.Error("the file of an accepted pod is not what the pod is, and counts when the agent restarts: apply the pod again", "file", path, "err", err)
+		s.o.Log.Error("the file of an accepted object is not what the object is, and counts when the agent restarts: apply it again", "file", path, "err", err)
 	}
 }
 
 // forget removes the file of a pod, for good.
-func (s *Source) forget(uid types.UID) error {
-	err := os.Remove(s.path(uid))
+func (s *Source) forget(uid types.UID) error { return removeFile(s.path(uid)) }
+
+func removeFile(path string) error {
+	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = syncFolder(s.o.Dir)
+		err = syncFolder(filepath.Dir(path))
 	}
 	if err != nil {
-		return fmt.Errorf("forget an accepted pod: %w: %w", err, errdefs.ErrTransient)
+		return fmt.Errorf("forget an accepted object: %w: %w", err, errdefs.ErrTransient)
 	}
 	return nil
 }

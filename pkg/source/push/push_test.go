@@ -93,7 +93,7 @@ func TestDamagedFiles(t *testing.T) {
 			h.must(os.WriteFile(path, []byte(text), 0o600))
 			h.restart()
 			h.wantProblem(path + ": ")
-			h.wantProblem("remove the file and create the pod again")
+			h.wantProblem("remove the file and create the object again")
 			h.lives("web", "u1", "x:2")
 			h.lives("other", "u2", "x:1")
 			if now, err := os.ReadFile(path); err != nil || string(now) != text {
