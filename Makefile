@@ -97,6 +97,11 @@ bench: go deps-test build ## nodeagent, kubelet and the floor side by side; take
 	@hack/build-kubernetes.sh kubelet
 	NODEAGENT_BIN=$(CURDIR)/bin/nodeagent go test -tags bench -count=1 -timeout 4h -v -run '^TestCompare$$' ./bench
 
+.PHONY: bench-services
+bench-services: go deps-test ## Services beside kube-proxy and the bare programs; takes about half an hour
+	@hack/build-kubernetes.sh kube-apiserver kube-proxy
+	go test -tags bench -count=1 -timeout 4h -v -run '^TestServices$$' ./bench
+
 .PHONY: test-container
 TESTS ?= .
 test-container: go deps-test ## the node tier inside a privileged container; TESTS=PATTERN for some

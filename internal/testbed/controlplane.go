@@ -50,7 +50,7 @@ type ControlPlane struct {
 func NewControlPlane(t testing.TB, apiserverArgs ...string) *ControlPlane {
 	t.Helper()
 	Require(t, "etcd")
-	program, err := kubernetesProgram("kube-apiserver")
+	program, err := KubernetesProgram("kube-apiserver")
 	if err != nil {
 		missing(t, err.Error())
 	}
@@ -69,8 +69,8 @@ func NewControlPlane(t testing.TB, apiserverArgs ...string) *ControlPlane {
 	return c
 }
 
-// kubernetesProgram is the path of what hack/build-kubernetes.sh has built.
-func kubernetesProgram(name string) (string, error) {
+// KubernetesProgram is the path of what hack/build-kubernetes.sh has built.
+func KubernetesProgram(name string) (string, error) {
 	dir := filepath.Join(BuildDir(), "kubernetes")
 	if minor := os.Getenv("KUBERNETES_MINOR"); minor != "" {
 		dir = filepath.Join(dir, "v"+minor)

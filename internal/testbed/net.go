@@ -35,6 +35,9 @@ func inNetns(file string, f func() error) error {
 	return <-done
 }
 
+// In runs f on a thread inside the node's network namespace.
+func (n *Node) In(f func() error) error { return inNetns(n.netnsFile(), f) }
+
 func (n *Node) netnsFile() string { return fmt.Sprintf("/proc/%d/ns/net", n.holder().init) }
 
 // outsideNetns is the file of the namespace that WithOutside made.
@@ -61,8 +64,17 @@ func dialIn(ctx context.Context, file, network, addr string) (conn net.Conn, err
 }
 
 // Listen listens inside the node's network namespace.
-func (n *Node) Listen(network, addr string) (l net.Listener, err error) {
-	err = inNetns(n.netnsFile(), func() error {
+func (n *Node) Listen(network, addr string) (net.Listener, error) {
+	return listenIn(n.netnsFile(), network, addr)
+}
+
+// ListenOutside listens in the namespace that WithOutside made.
+func (n *Node) ListenOutside(network, addr string) (net.Listener, error) {
+	return listenIn(n.outsideNetns(), network, addr)
+}
+
+func listenIn(file, network, addr string) (l net.Listener, err error) {
+	err = inNetns(file, func() error {
 		l, err = net.Listen(network, addr)
 		return err
 	})
