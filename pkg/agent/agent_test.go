@@ -152,22 +152,30 @@ func TestPodDNS(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	long := strings.Repeat("a.", 100) + "example" // 207 bytes: nine of them fit
 	cluster := "shop.svc.k8s.test svc.k8s.test k8s.test"
+	one := "1"
+	own := &v1.PodDNSConfig{Nameservers: []string{"198.51.100.53", "192.0.2.53"}, Searches: []string{"a.example"},
+		Options: []v1.PodDNSConfigOption{{Name: "ndots", Value: &one}, {Name: "edns0"}}}
 	for name, tc := range map[string]struct {
 		policy      v1.DNSPolicy
 		hostNetwork bool
 		dns, host   string
+		config      *v1.PodDNSConfig
 		want        string // servers / searches / options / events
 	}{
-		"ClusterFirst":                      {v1.DNSClusterFirst, false, "10.96.0.10 fd00::a", "search lan.test", "10.96.0.10 fd00::a/" + cluster + " lan.test/ndots:5/0"},
-		"ClusterFirst on the host":          {v1.DNSClusterFirst, true, "10.96.0.10", "search lan.test", "192.0.2.53/lan.test//0"},
-		"ClusterFirstWithHostNet":           {v1.DNSClusterFirstWithHostNet, true, "10.96.0.10", "search lan.test", "10.96.0.10/" + cluster + " lan.test/ndots:5/0"},
-		"Default":                           {v1.DNSDefault, false, "10.96.0.10", "search lan.test\noptions ndots:2", "192.0.2.53/lan.test/ndots:2/0"},
-		"no cluster DNS":                    {v1.DNSClusterFirst, false, "", "search lan.test", "192.0.2.53/lan.test//0"},
-		"a search of the host's that is in": {v1.DNSClusterFirst, false, "10.96.0.10", "search svc.k8s.test lan.test", "10.96.0.10/" + cluster + " lan.test/ndots:5/0"},
-		"too many servers":                  {v1.DNSDefault, false, "", "nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3", "192.0.2.53 1.1.1.1 2.2.2.2///1"},
-		"a search that is too long":         {v1.DNSDefault, false, "", "search " + long + long + " lan.test", "192.0.2.53/lan.test//1"},
-		"searches that are too long":        {v1.DNSDefault, false, "", "search" + strings.Repeat(" "+long, 12), "192.0.2.53/" + strings.TrimSpace(strings.Repeat(" "+long, 9)) + "//1"},
-		"too many searches":                 {v1.DNSDefault, false, "", "search" + strings.Repeat(" x", 33), "192.0.2.53/" + strings.TrimSpace(strings.Repeat(" x", 32)) + "//1"},
+		"ClusterFirst":                      {v1.DNSClusterFirst, false, "10.96.0.10 fd00::a", "search lan.test", nil, "10.96.0.10 fd00::a/" + cluster + " lan.test/ndots:5/0"},
+		"ClusterFirst on the host":          {v1.DNSClusterFirst, true, "10.96.0.10", "search lan.test", nil, "192.0.2.53/lan.test//0"},
+		"ClusterFirstWithHostNet":           {v1.DNSClusterFirstWithHostNet, true, "10.96.0.10", "search lan.test", nil, "10.96.0.10/" + cluster + " lan.test/ndots:5/0"},
+		"Default":                           {v1.DNSDefault, false, "10.96.0.10", "search lan.test\noptions ndots:2", nil, "192.0.2.53/lan.test/ndots:2/0"},
+		"no cluster DNS":                    {v1.DNSClusterFirst, false, "", "search lan.test", nil, "192.0.2.53/lan.test//0"},
+		"a search of the host's that is in": {v1.DNSClusterFirst, false, "10.96.0.10", "search svc.k8s.test lan.test", nil, "10.96.0.10/" + cluster + " lan.test/ndots:5/0"},
+		"None":                              {v1.DNSNone, false, "10.96.0.10", "search lan.test", own, "198.51.100.53 192.0.2.53/a.example/ndots:1 edns0/0"},
+		"more than the policy gives": {v1.DNSClusterFirst, false, "10.96.0.10", "search a.example", own,
+			"10.96.0.10 198.51.100.53 192.0.2.53/" + cluster + " a.example/ndots:1 edns0/0"},
+		"nothing new":                {v1.DNSDefault, false, "", "search a.example", &v1.PodDNSConfig{Nameservers: []string{"192.0.2.53"}}, "192.0.2.53/a.example//0"},
+		"too many servers":           {v1.DNSDefault, false, "", "nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3", nil, "192.0.2.53 1.1.1.1 2.2.2.2///1"},
+		"a search that is too long":  {v1.DNSDefault, false, "", "search " + long + long + " lan.test", nil, "192.0.2.53/lan.test//1"},
+		"searches that are too long": {v1.DNSDefault, false, "", "search" + strings.Repeat(" "+long, 12), nil, "192.0.2.53/" + strings.TrimSpace(strings.Repeat(" "+long, 9)) + "//1"},
+		"too many searches":          {v1.DNSDefault, false, "", "search" + strings.Repeat(" x", 33), nil, "192.0.2.53/" + strings.TrimSpace(strings.Repeat(" x", 32)) + "//1"},
 	} {
 		if err := os.WriteFile(path, []byte("nameserver 192.0.2.53\n"+tc.host+"\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -179,7 +187,7 @@ func TestPodDNS(t *testing.T) {
 					t.Errorf("%s: event %s: %s", name, reason, message)
 				}
 			}}
-		d := r.forPod(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}, Spec: v1.PodSpec{DNSPolicy: tc.policy, HostNetwork: tc.hostNetwork}})
+		d := r.forPod(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}, Spec: v1.PodSpec{DNSPolicy: tc.policy, DNSConfig: tc.config, HostNetwork: tc.hostNetwork}})
 		got := fmt.Sprintf("%s/%s/%s/%d", strings.Join(d.Servers, " "), strings.Join(d.Searches, " "), strings.Join(d.Options, " "), events)
 		if got != tc.want {
 			t.Errorf("%s: %s, want %s", name, got, tc.want)

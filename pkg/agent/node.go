@@ -253,7 +253,7 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 			event: a.events.PodEvent, log: a.log,
 		}.forPod,
 		ClusterDomain: a.cfg.DNS.ClusterDomain,
-		PodsDir:       a.statePath(podsDir), PodLogDir: a.cfg.PodLogDir, ContainerLogDir: a.cfg.ContainerLogDir,
+		HostsFile:     "/etc/hosts", PodsDir: a.statePath(podsDir), PodLogDir: a.cfg.PodLogDir, ContainerLogDir: a.cfg.ContainerLogDir,
 		Backoff: lifecycle.Backoff{
 			Base: a.cfg.Pods.CrashBackoff.Duration, Max: a.cfg.Pods.CrashBackoffMax.Duration, Reset: a.cfg.Pods.CrashBackoffReset.Duration,
 		},

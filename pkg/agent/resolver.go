@@ -9,15 +9,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
-)
-
-// What fits into a resolv.conf: kubelet's limits, the first of which is the C
-// library's.
-const (
-	maxNameservers    = 3
-	maxSearches       = 32
-	maxSearchesLength = 2048 // in bytes, with the spaces between them
 )
 
 // resolver makes the resolv.conf of pods out of the host's and the cluster DNS.
@@ -32,7 +25,10 @@ type resolver struct {
 // forPod is what the pod's dnsPolicy says. It is asked for each sandbox, so
 // that a host that moves takes its pods along; a running pod keeps what it has.
 func (r resolver) forPod(p *v1.Pod) runtime.DNS {
-	d := r.host()
+	var d runtime.DNS
+	if p.Spec.DNSPolicy != v1.DNSNone {
+		d = r.host()
+	}
 	if len(r.clusterDNS) > 0 && wantsCluster(p) {
 		svc := "svc." + r.clusterDomain
 		d = runtime.DNS{
@@ -40,6 +36,11 @@ func (r resolver) forPod(p *v1.Pod) runtime.DNS {
 			Searches: unique(append([]string{p.Namespace + "." + svc, svc, r.clusterDomain}, d.Searches...)),
 			Options:  []string{"ndots:5"},
 		}
+	}
+	if c := p.Spec.DNSConfig; c != nil {
+		d.Servers = unique(slices.Concat(d.Servers, c.Nameservers))
+		d.Searches = unique(slices.Concat(d.Searches, c.Searches))
+		d.Options = withOptions(d.Options, c.Options)
 	}
 	d, cut := fit(d)
 	for _, message := range cut {
@@ -53,6 +54,23 @@ func wantsCluster(p *v1.Pod) bool {
 	return p.Spec.DNSPolicy == v1.DNSClusterFirstWithHostNet || p.Spec.DNSPolicy == v1.DNSClusterFirst && !p.Spec.HostNetwork
 }
 
+// withOptions adds options; one that is there gets the new value.
+func withOptions(options []string, more []v1.PodDNSConfigOption) []string {
+	options = slices.Clone(options)
+	for _, o := range more {
+		options = slices.DeleteFunc(options, func(old string) bool {
+			name, _, _ := strings.Cut(old, ":")
+			return name == o.Name
+		})
+		text := o.Name
+		if o.Value != nil && *o.Value != "" {
+			text += ":" + *o.Value
+		}
+		options = append(options, text)
+	}
+	return options
+}
+
 func unique(list []string) (out []string) {
 	for _, s := range list {
 		if !slices.Contains(out, s) {
@@ -64,18 +82,18 @@ func unique(list []string) (out []string) {
 
 // fit drops what is too much, in kubelet's words.
 func fit(d runtime.DNS) (_ runtime.DNS, cut []string) {
-	if len(d.Servers) > maxNameservers {
-		d.Servers = d.Servers[:maxNameservers]
+	if len(d.Servers) > manifest.MaxNameservers {
+		d.Servers = d.Servers[:manifest.MaxNameservers]
 		cut = append(cut, "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: "+
 			strings.Join(d.Servers, " "))
 	}
 	var fitting []string
 	length := -1 // no space before the first
-	for _, s := range d.Searches[:min(len(d.Searches), maxSearches)] {
+	for _, s := range d.Searches[:min(len(d.Searches), manifest.MaxSearches)] {
 		if len(s) > validation.DNS1123SubdomainMaxLength {
 			continue
 		}
-		if length += 1 + len(s); length > maxSearchesLength {
+		if length += 1 + len(s); length > manifest.MaxSearchesLength {
 			break
 		}
 		fitting = append(fitting, s)

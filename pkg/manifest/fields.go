@@ -51,9 +51,10 @@ var podFields = []typeFields{
 		supported: "volumes initContainers containers restartPolicy terminationGracePeriodSeconds " +
 			"dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken " +
 			"nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext " +
-			"schedulerName tolerations priorityClassName priority enableServiceLinks hostname subdomain",
+			"schedulerName tolerations priorityClassName priority enableServiceLinks hostname subdomain " +
+			"dnsConfig hostAliases",
 		refused: "ephemeralContainers activeDeadlineSeconds imagePullSecrets " +
-			"affinity hostAliases dnsConfig readinessGates runtimeClassName preemptionPolicy " +
+			"affinity readinessGates runtimeClassName preemptionPolicy " +
 			"overhead topologySpreadConstraints setHostnameAsFQDN os hostUsers schedulingGates " +
 			"resourceClaims resources hostnameOverride schedulingGroup evictionResponders"},
 
@@ -104,6 +105,15 @@ var podFields = []typeFields{
 	{of: v1.GRPCAction{},
 		supported: "port service",
 		refused:   "mode"},
+
+	{of: v1.PodDNSConfig{},
+		supported: "nameservers searches options"},
+
+	{of: v1.PodDNSConfigOption{},
+		supported: "name value"},
+
+	{of: v1.HostAlias{},
+		supported: "ip hostnames"},
 
 	{of: v1.Toleration{},
 		supported: "key operator value effect tolerationSeconds"},

@@ -59,17 +59,13 @@ func validateSpec(spec *v1.PodSpec, p *field.Path) field.ErrorList {
 	errs = append(errs, oneOf(spec.RestartPolicy, p.Child("restartPolicy"),
 		v1.RestartPolicyAlways, v1.RestartPolicyOnFailure, v1.RestartPolicyNever)...)
 	errs = append(errs, oneOf(spec.DNSPolicy, p.Child("dnsPolicy"),
-		v1.DNSClusterFirstWithHostNet, v1.DNSClusterFirst, v1.DNSDefault)...)
+		v1.DNSClusterFirstWithHostNet, v1.DNSClusterFirst, v1.DNSDefault, v1.DNSNone)...)
+	errs = append(errs, validateNaming(spec, p)...)
 	switch grace := p.Child("terminationGracePeriodSeconds"); {
 	case spec.TerminationGracePeriodSeconds == nil:
 		errs = append(errs, field.Required(grace, ""))
 	case *spec.TerminationGracePeriodSeconds < 0:
 		errs = append(errs, field.Invalid(grace, *spec.TerminationGracePeriodSeconds, apivalidation.IsNegativeErrorMsg))
-	}
-	for _, f := range []struct{ name, value string }{{"hostname", spec.Hostname}, {"subdomain", spec.Subdomain}} {
-		if f.value != "" {
-			errs = append(errs, dnsLabel(f.value, p.Child(f.name))...)
-		}
 	}
 	errs = append(errs, metavalidation.ValidateLabels(spec.NodeSelector, p.Child("nodeSelector"))...)
 	if spec.HostPID && spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace {

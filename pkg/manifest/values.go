@@ -18,8 +18,6 @@ type valueCheck func(n *node, p *path) (at *path, msg string)
 var valueChecks = map[string]valueCheck{
 	"ObjectMeta.annotations": checkAnnotations,
 
-	"PodSpec.dnsPolicy": refuseValues("needs dnsConfig, which this version of nodeagent does not support; "+
-		"use Default or ClusterFirst", string(v1.DNSNone)),
 	"PodSpec.serviceAccountName":           onlyValues("has no service accounts", "", "default"),
 	"PodSpec.serviceAccount":               onlyValues("has no service accounts", "", "default"),
 	"PodSpec.automountServiceAccountToken": onlyValues("has no service account tokens", "false"),
@@ -50,16 +48,6 @@ func onlyValues(why string, accepted ...string) valueCheck {
 		}
 		return p, n.describe() + " is not supported: this version of nodeagent " + why +
 			"; use " + strings.Join(quoted, " or ") + ", or remove the field"
-	}
-}
-
-// refuseValues accepts everything but the listed values of a field.
-func refuseValues(why string, values ...string) valueCheck {
-	return func(n *node, p *path) (*path, string) {
-		if !slices.Contains(values, n.text) {
-			return p, ""
-		}
-		return p, n.describe() + " " + why
 	}
 }
 

@@ -150,24 +150,45 @@ func tail(path string, n int64) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(f, max(0, st.Size()-n), n))
 }
 
+// hosts is what a pod's /etc/hosts holds: on the host's network, what the
+// host's does.
+func (m *Manager) hosts(p *v1.Pod, ips []string) (string, error) {
+	var b strings.Builder
+	if p.Spec.HostNetwork {
+		host, err := os.ReadFile(m.HostsFile)
+		if err != nil {
+			return "", fmt.Errorf("cannot read what the hosts file of pod %s begins with: %w", pod.Describe(p), err)
+		}
+		b.Write(append(bytes.TrimRight(host, "\n"), '\n'))
+	} else {
+		b.WriteString("# Written by nodeagent for this pod.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+			"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
+		names := m.hostname(p)
+		if full := m.fqdn(p); full != "" {
+			names = full + "\t" + names // the first one is what `hostname -f` prints
+		}
+		for _, ip := range ips {
+			b.WriteString(ip + "\t" + names + "\n")
+		}
+	}
+	for _, a := range p.Spec.HostAliases {
+		b.WriteString(a.IP + "\t" + strings.Join(a.Hostnames, "\t") + "\n")
+	}
+	return b.String(), nil
+}
+
 // writeHosts writes the pod's /etc/hosts. The file is written in place: it is
 // bound into containers, and a rename would leave them with the old one.
 func (m *Manager) writeHosts(p *v1.Pod, ips []string) (string, error) {
-	var b strings.Builder
-	b.WriteString("# Written by nodeagent for this pod.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
-		"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
-	names := m.hostname(p)
-	if full := m.fqdn(p); full != "" {
-		names = full + "\t" + names // the first one is what `hostname -f` prints
-	}
-	for _, ip := range ips {
-		b.WriteString(ip + "\t" + names + "\n")
+	text, err := m.hosts(p, ips)
+	if err != nil {
+		return "", err
 	}
 	path := filepath.Join(m.podDir(p.UID), "etc-hosts")
-	if old, err := os.ReadFile(path); err == nil && string(old) == b.String() {
+	if old, err := os.ReadFile(path); err == nil && string(old) == text {
 		return path, nil
 	}
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		return "", fmt.Errorf("cannot write the hosts file of pod %s: %w", pod.Describe(p), err)
 	}
 	return path, nil

@@ -38,21 +38,29 @@ func TestRemoveLogs(t *testing.T) {
 	}
 }
 
-// TestNamesOfPods: what a pod is called by itself and by DNS.
-func TestNamesOfPods(t *testing.T) {
+// TestHostsFile: what a pod is called by itself and by DNS, and whom it knows.
+func TestHostsFile(t *testing.T) {
+	host := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(host, []byte("192.0.2.1 node"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	aliases := []v1.HostAlias{{IP: "192.0.2.9", Hostnames: []string{"a.example", "b"}}, {IP: "::9", Hostnames: []string{"c"}}}
+	const aliased = "192.0.2.9\ta.example\tb\n::9\tc\n"
+	named := func(names string) string { return "ip6-allrouters\n10.88.0.7\t" + names + "\nfd00::7\t" + names + "\n" }
 	for name, tc := range map[string]struct {
 		spec v1.PodSpec
 		pod  string
-		want string
+		want string // the end of it
 	}{
-		"its own name":          {v1.PodSpec{}, "web", "web"},
-		"a host name":           {v1.PodSpec{Hostname: "db-0"}, "web", "db-0"},
-		"a subdomain":           {v1.PodSpec{Subdomain: "db"}, "web", "web.db.shop.svc.k8s.test\tweb"},
-		"both":                  {v1.PodSpec{Hostname: "db-0", Subdomain: "db"}, "web", "db-0.db.shop.svc.k8s.test\tdb-0"},
-		"a name that is cut":    {v1.PodSpec{}, strings.Repeat("a", 62) + "-b", strings.Repeat("a", 62)},
-		"on the host's network": {v1.PodSpec{HostNetwork: true, Hostname: "db-0"}, "web", "node"},
+		"its own name":          {v1.PodSpec{}, "web", named("web")},
+		"a host name":           {v1.PodSpec{Hostname: "db-0"}, "web", named("db-0")},
+		"a subdomain":           {v1.PodSpec{Subdomain: "db"}, "web", named("web.db.shop.svc.k8s.test\tweb")},
+		"both":                  {v1.PodSpec{Hostname: "db-0", Subdomain: "db"}, "web", named("db-0.db.shop.svc.k8s.test\tdb-0")},
+		"a name that is cut":    {v1.PodSpec{}, strings.Repeat("a", 62) + "-b", named(strings.Repeat("a", 62))},
+		"aliases":               {v1.PodSpec{HostAliases: aliases}, "web", named("web") + aliased},
+		"on the host's network": {v1.PodSpec{HostNetwork: true, Hostname: "db-0", HostAliases: aliases}, "web", "192.0.2.1 node\n" + aliased},
 	} {
-		m := New(Options{PodsDir: t.TempDir(), Hostname: "node", ClusterDomain: "k8s.test"})
+		m := New(Options{PodsDir: t.TempDir(), HostsFile: host, Hostname: "node", ClusterDomain: "k8s.test"})
 		p := &v1.Pod{Spec: tc.spec}
 		p.Name, p.Namespace, p.UID = tc.pod, "shop", "u"
 		if err := os.Mkdir(m.podDir("u"), 0o755); err != nil {
@@ -62,8 +70,7 @@ func TestNamesOfPods(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := os.ReadFile(path)
-		if want := "10.88.0.7\t" + tc.want + "\nfd00::7\t" + tc.want + "\n"; err != nil || !strings.HasSuffix(string(b), "ip6-allrouters\n"+want) {
+		if b, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(b), tc.want) {
 			t.Errorf("%s: %v: %s", name, err, b)
 		}
 	}

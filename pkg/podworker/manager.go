@@ -52,6 +52,7 @@ type Options struct {
 	// ClusterDomain ends the full names of pods that have a subdomain.
 	ClusterDomain string
 
+	HostsFile       string // the host's /etc/hosts
 	PodsDir         string // <state-dir>/pods
 	PodLogDir       string
 	ContainerLogDir string

@@ -135,13 +135,13 @@ func (m *Manager) oomScore(p *v1.Pod, c *v1.Container) int64 {
 }
 
 // mounts are the container's binds: its volumes, the termination log and,
-// unless the pod mounts its own, /etc/hosts.
+// unless the pod mounts its own or has the host's, /etc/hosts.
 func (s *turn) mounts(p *v1.Pod, spec *v1.Container, sandbox *runtime.Sandbox, attempt uint32) ([]runtime.Mount, error) {
 	list, err := volumes.ContainerMounts(p, spec, s.mounted)
 	if err != nil {
 		return nil, err
 	}
-	ownHosts := p.Spec.HostNetwork
+	ownHosts := p.Spec.HostNetwork && len(p.Spec.HostAliases) == 0
 	for _, m := range list {
 		ownHosts = ownHosts || m.ContainerPath == "/etc/hosts"
 	}

@@ -70,6 +70,9 @@ func Full() Object {
 			},
 			"priorityClassName": "system-node-critical", "priority": 2000001000, "enableServiceLinks": false,
 			"hostname": "web-0", "subdomain": "shop",
+			"hostAliases": []any{Object{"ip": "10.0.0.1", "hostnames": []any{"a.example", "b"}}},
+			"dnsConfig": Object{"nameservers": []any{"10.0.0.10"}, "searches": []any{"a.example"},
+				"options": []any{Object{"name": "ndots", "value": "2"}, Object{"name": "edns0"}}},
 		},
 	}
 }
@@ -234,6 +237,19 @@ func combinations() (out []Variant) {
 		`"containers":[` + c("a", `,"env":[{"name":"A"},{"name":"A"},null,{"value":"x"},{"name":"a=b"},{"name":"1"},{"name":"é"}]`) + `]`,
 		`"serviceAccountName":"default","serviceAccount":"","containers":[` + c("a", "") + `]`} {
 		pod("containers", containers)
+	}
+	for _, policy := range []string{"None", "Default"} {
+		for _, config := range []string{`null`, `{}`, `{"nameservers":[]}`, `{"nameservers":["10.0.0.1","::1","10.0.0.2"]}`, `{"nameservers":["1.1.1.1","2.2.2.2","3.3.3.3","4.4.4.4"]}`,
+			`{"nameservers":["010.0.0.1"]}`, `{"nameservers":["::ffff:1.1.1.1"]}`, `{"nameservers":[""]}`, `{"nameservers":["1.1.1.1"],"searches":[".","a.","a_b.c","a..b","",".a"]}`,
+			`{"nameservers":["1.1.1.1"],"searches":["x"` + strings.Repeat(`,"x"`, 31) + `]}`, `{"nameservers":["1.1.1.1"],"searches":["x"` + strings.Repeat(`,"x"`, 32) + `]}`,
+			`{"nameservers":["1.1.1.1"],"searches":["x"` + strings.Repeat(`,"`+strings.Repeat("long.", 40)+`x"`, 11) + `]}`,
+			`{"nameservers":["1.1.1.1"],"options":[{"name":""},{"value":"x"},null,{"name":"a","value":null},{"name":"a","value":""}]}`} {
+			pod("a DNS configuration", `"dnsPolicy":"`+policy+`","dnsConfig":`+config+`,"containers":[`+c("a", "")+`]`)
+		}
+	}
+	for _, alias := range []string{`{}`, `null`, `{"ip":""}`, `{"ip":"10.0.0.1"}`, `{"ip":"::1","hostnames":["a.example","A","",null,"a_b"]}`, `{"ip":"010.0.0.1"}`, `{"hostnames":["a"]}`} {
+		pod("a host alias", `"hostAliases":[`+alias+`],"containers":[`+c("a", "")+`]`)
+		pod("a host alias on the host", `"hostNetwork":true,"hostAliases":[`+alias+`,`+alias+`],"containers":[`+c("a", "")+`]`)
 	}
 	return append(out, probes()...)
 }

@@ -42,8 +42,6 @@ func UnsupportedFields() []Unsupported {
 	out := []Unsupported{
 		field("metadata.ownerReferences", `[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]`),
 		field("metadata.finalizers", `["example.com/wait"]`),
-		// No configuration of a name server: dnsPolicy None cannot be done without.
-		{Set: map[string]string{"spec.dnsPolicy": `"None"`, "spec.dnsConfig": `{"nameservers":["10.0.0.10"]}`}, Fields: []string{"spec.dnsConfig", "spec.dnsPolicy"}},
 		// There are no service accounts, and so no tokens, without an API server.
 		field("spec.serviceAccountName", `"builder"`).with("spec.serviceAccount", `"builder"`),
 		field("spec.automountServiceAccountToken", `true`),
@@ -83,8 +81,6 @@ func unsupportedSpec() []Unsupported {
 		field("spec.imagePullSecrets", `[{"name":"s"}]`),
 		field("spec.hostnameOverride", `"h"`),
 		field("spec.affinity", `{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"a","operator":"Exists"}]}]}}}`),
-		field("spec.hostAliases", `[{"ip":"10.0.0.1","hostnames":["a.example"]}]`),
-		field("spec.dnsConfig", `{"searches":["example.com"]}`),
 		field("spec.readinessGates", `[{"conditionType":"example.com/ready"}]`),
 		field("spec.runtimeClassName", `"kata"`),
 		field("spec.preemptionPolicy", `"Never"`),

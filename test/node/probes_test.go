@@ -42,7 +42,9 @@ func server(port int) string {
 // that is killed takes nothing back and makes nobody ready.
 func TestReadiness(t *testing.T) {
 	n := started(t)
-	probe := func(how string) string { return "readinessProbe: {" + how + ", periodSeconds: 1, failureThreshold: 1}\n" }
+	probe := func(how string) string {
+		return "readinessProbe: {" + how + ", periodSeconds: 1, failureThreshold: 1}\n"
+	}
 	for _, m := range []manifest{
 		{name: "exec", container: probe("exec: {command: [test, -e, /go]}")},
 		{name: "http", script: server(8080), container: "ports: [{name: web, containerPort: 8080}]\n" + probe("httpGet: {path: /healthz, port: web}")},
@@ -106,19 +108,24 @@ func TestNamesAndResolvers(t *testing.T) {
 	for _, m := range []manifest{
 		{name: "db", spec: "hostname: db-0\nsubdomain: db\n"},
 		{name: "default", spec: "dnsPolicy: Default\n"},
-		{name: "host", spec: "hostNetwork: true\n"},
+		{name: "none", spec: "dnsPolicy: None\ndnsConfig: {nameservers: [198.51.100.53], searches: [a.test], options: [{name: ndots, value: '2'}]}\n"},
+		{name: "host", spec: "hostNetwork: true\nhostAliases: [{ip: 192.0.2.9, hostnames: [nine.test]}]\n"},
 		{name: "host-first", spec: "hostNetwork: true\ndnsPolicy: ClusterFirstWithHostNet\n"},
 	} {
 		n.WriteManifest(m.name+".yaml", m.String())
 	}
-	names := []string{"db", "default", "host", "host-first"}
+	names := []string{"db", "default", "none", "host", "host-first"}
 	n.WaitPods(long, testbed.Running(names...))
 	if out := sh(t, n, "db", "hostname; hostname -f"); out != "db-0\ndb-0.db.default.svc.k8s.test" {
 		t.Errorf("host names %q", out)
 	}
+	if out := sh(t, n, "host", "cat /etc/hosts"); !strings.Contains(out, "localhost") || !strings.HasSuffix(out, "192.0.2.9\tnine.test") {
+		t.Errorf("/etc/hosts on the host's network: %s", out)
+	}
 	cluster := "search default.svc.k8s.test svc.k8s.test k8s.test lan.test\nnameserver 10.96.0.10\noptions ndots:5"
 	host := "search lan.test\nnameserver 192.0.2.53"
-	files := map[string]string{"db": cluster, "default": host, "host": host, "host-first": cluster}
+	files := map[string]string{"db": cluster, "default": host, "host": host, "host-first": cluster,
+		"none": "search a.test\nnameserver 198.51.100.53\noptions ndots:2"}
 	ids := map[string]string{}
 	for name, want := range files {
 		ids[name] = runningID(t, n, name, "main")
