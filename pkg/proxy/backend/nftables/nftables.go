@@ -30,6 +30,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/nodeagent/nodeagent/pkg/nfmonitor"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
@@ -58,9 +59,8 @@ type Backend struct {
 	// idle are objects in the kernel that nobody needs. A chain can be deleted
 	// only some time after the last map element that led to it (kernels before
 	// 6.2), so the next Apply does it.
-	idle  map[string]map[string]object
-	watch *Watch // who wants to know which transactions are ours
-	spans []span
+	idle    map[string]map[string]object
+	monitor *nfmonitor.Monitor // is told which transactions are ours; may be nil
 }
 
 // New touches nothing yet.
@@ -181,7 +181,7 @@ func (b *Backend) collect(ctx context.Context) {
 
 // nft runs one transaction; the caller holds the lock.
 func (b *Backend) nft(ctx context.Context, text *bytes.Buffer) error {
-	return b.counted(func() error {
+	return b.monitor.Counted(func() error {
 		_, err := b.run(ctx, text, "-f", "-")
 		return err
 	})
