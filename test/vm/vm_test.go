@@ -18,6 +18,7 @@ import (
 // SCTP and IPVS: a package and its test.
 var backends = []struct{ pkg, test string }{
 	{"./pkg/proxy/backend/nftables", "TestConformance"},
+	{"./pkg/proxy/backend/iptables", "TestConformance"},
 }
 
 // TestGuest boots the guest and gives it to each test in turn. What they leave
