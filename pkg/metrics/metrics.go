@@ -1,7 +1,7 @@
 // Package metrics is the agent's Prometheus registry.
 //
-// Names, labels and buckets are kubelet's wherever kubelet has the same
-// measure, so that its dashboards and alerts work unchanged; what only this
+// Names, labels and buckets are kubelet's and kube-proxy's wherever they have the
+// same measure, so that their dashboards and alerts work unchanged; what only this
 // agent has starts with nodeagent_. A nil *Metrics is valid and measures
 // nothing, so that no component needs a switch.
 package metrics
@@ -42,6 +42,8 @@ type Metrics struct {
 	sourceProblems   *prometheus.GaugeVec
 	probes           *prometheus.CounterVec
 	probeDuration    *prometheus.HistogramVec
+
+	proxy *proxyMetrics // nil without a proxy
 }
 
 // Build is what nodeagent_build_info and kubelet_node_name say.

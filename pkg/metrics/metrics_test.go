@@ -114,3 +114,48 @@ func TestNil(t *testing.T) {
 		t.Errorf("code %d, want 404", w.Code)
 	}
 }
+
+// TestProxyNames pins what dashboards made for kube-proxy ask for.
+func TestProxyNames(t *testing.T) {
+	m := New(Build{})
+	m.ProxyChange(true, true) // without a proxy nothing is measured
+	m.WithProxy([]v1.IPFamily{v1.IPv4Protocol})
+	m.ProxyChange(true, true)
+	m.ProxyChange(false, false)
+	m.ProxyQueued(time.Unix(100, 0))
+	m.ProxySynced("nftables", true, time.Millisecond, time.Unix(101, 0), nil)
+	m.ProxyChange(false, true)
+	m.ProxySynced("nftables", false, time.Second, time.Unix(102, 0), errors.New("no"))
+	m.ProxySynced("iptables", false, time.Second, time.Unix(103, 0), errors.New("no"))
+	m.ProxyProgrammed(v1.IPv4Protocol, 400*time.Millisecond)
+	m.ProxyNoLocal("external", v1.IPv4Protocol, 3)
+	m.ProxyAnswered("/healthz", 200)
+	m.ProxyAnswered("/livez", 503)
+	m.FlowsCleaned(v1.IPv4Protocol, time.Millisecond, 7)
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		`kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"} 3`,
+		`kubeproxy_sync_full_proxy_rules_duration_seconds_bucket{ip_family="IPv4",le="0.001"} 1`,
+		`kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family="IPv4"} 2`,
+		`kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} 101`,
+		`kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family="IPv4"} 100`,
+		`kubeproxy_network_programming_duration_seconds_bucket{ip_family="IPv4",le="0.5"} 1`,
+		`kubeproxy_sync_proxy_rules_service_changes_total 1`,
+		`kubeproxy_sync_proxy_rules_service_changes_pending 0`,
+		`kubeproxy_sync_proxy_rules_endpoint_changes_total 2`,
+		`kubeproxy_sync_proxy_rules_endpoint_changes_pending 1`,
+		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 3`,
+		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="internal"} 0`,
+		`kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv4"} 1`,
+		`kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family="IPv4"} 1`,
+		`kubeproxy_proxy_healthz_total{code="200"} 1`,
+		`kubeproxy_proxy_livez_total{code="503"} 1`,
+		`kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family="IPv4"} 1`,
+		`kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"} 7`,
+	} {
+		if !strings.Contains(w.Body.String(), "\n"+want) {
+			t.Errorf("missing line %s", want)
+		}
+	}
+}
