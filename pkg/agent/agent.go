@@ -23,6 +23,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/journal"
 	"github.com/nodeagent/nodeagent/pkg/metrics"
 	"github.com/nodeagent/nodeagent/pkg/podworker"
+	"github.com/nodeagent/nodeagent/pkg/proxy"
+	"github.com/nodeagent/nodeagent/pkg/proxy/healthcheck"
 	"github.com/nodeagent/nodeagent/pkg/runtime/embedded"
 	"github.com/nodeagent/nodeagent/pkg/source/push"
 	"github.com/nodeagent/nodeagent/pkg/store"
@@ -105,6 +107,8 @@ type agent struct {
 	events     *events.Recorder
 	store      *store.Store
 	push       *push.Source
+	proxy      *proxy.Proxy
+	health     *healthcheck.Server
 	cni        *cni.Manager
 	volumes    *volumes.Manager
 	supervisor *embedded.Supervisor // nil unless the runtime is our own
@@ -146,6 +150,7 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 		return nil, err
 	}
 	a.volumes = a.newVolumes()
+	a.newProxy()
 	return a, nil
 }
 
@@ -160,6 +165,7 @@ func (a *agent) run(ctx context.Context) error {
 	for _, r := range a.sources() {
 		g.Go(func() error { return r.Run(ctx, a.store) })
 	}
+	g.Go(func() error { return a.runProxy(ctx) })
 	g.Go(func() error { return srv.Run(ctx) })
 	g.Go(func() error { return a.runNode(ctx) })
 	g.Go(func() error { return a.housekeep(ctx) })

@@ -42,6 +42,7 @@ func (a *agent) Info() api.Info {
 			CgroupDriver: c.runtime.CgroupDriver, Events: c.runtime.Events,
 		},
 		Network:  net,
+		Proxy:    a.proxyInfo(),
 		Revision: strconv.FormatUint(a.store.Revision(), 10),
 	}
 }

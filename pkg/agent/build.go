@@ -100,6 +100,7 @@ func (a *agent) newServer() (*server.Server, error) {
 		},
 		NodeName: a.cfg.NodeName, Version: a.o.Build.Version, PodLogDir: a.cfg.PodLogDir,
 		Pods: a.store, Push: a.push, Resources: a.store, PushResources: a.push, Events: a.events, Streams: streams{a}, Node: a, Images: imageAPI{a},
+		Checks: a.proxyCheck(),
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/podworker"
+	"github.com/nodeagent/nodeagent/pkg/proxy"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -66,6 +67,7 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 	c.volumes = c.newVolumes()
 	uids := c.pods(ctx)
 	c.leftovers(ctx, uids)
+	c.did("Services", proxy.Cleanup(ctx, c.proxyModes(), c.statePath(proxyFile)))
 	c.did("pod network", c.cni.Cleanup(ctx))
 	if c.supervisor != nil {
 		c.did("embedded runtime", c.supervisor.Stop(ctx))

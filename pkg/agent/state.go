@@ -28,6 +28,7 @@ const (
 	lockFile     = "lock"
 	instFile     = "instance"
 	runtimeFile  = "runtime"
+	proxyFile    = "proxy-modes"
 )
 
 // lockPatience is for the lock of an agent that is dead already: a program that

@@ -56,5 +56,19 @@ func (c *CLI) Version(ctx context.Context, version, commit string, asJSON bool) 
 	default:
 		fmt.Fprintf(c.Out, "running agent: %s on %s, runtime %s %s\n", table.Safe(a.Version), table.Safe(a.NodeName), table.Safe(a.Runtime.Name), table.Safe(a.Runtime.Version))
 	}
+	if v.Agent != nil && v.Agent.Proxy.Mode != "" {
+		fmt.Fprintln(c.Out, "Services: "+services(v.Agent.Proxy))
+	}
 	return nil
+}
+
+func services(p api.Proxy) string {
+	text := fmt.Sprintf("%d served, mode %s", p.Services, table.Safe(p.Mode))
+	switch {
+	case !p.Ready:
+		text += ", not up to date: " + table.Safe(p.Reason)
+	case !p.LastSync.IsZero():
+		text += ", last change " + p.LastSync.Local().Format(time.DateTime)
+	}
+	return text
 }

@@ -110,6 +110,8 @@ func (b *fakeBackend) Cleanup(context.Context) error {
 	return nil
 }
 
+func (b *fakeBackend) Close() error { return nil }
+
 func (b *fakeBackend) Watch() (proxy.Watcher, error) {
 	b.k.mu.Lock()
 	defer b.k.mu.Unlock()

@@ -96,7 +96,10 @@ func (p *Proxy) cleanLeftovers(ctx context.Context) error {
 func (p *Proxy) runNone(ctx context.Context) error {
 	p.setReason("")
 	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
-		err := Cleanup(ctx, p.o.Modes, p.o.StateFile)
+		names, known, err := readModes(p.o.StateFile)
+		if err == nil && known { // else there was never a proxy
+			err = cleanNoted(ctx, p.o.Modes, names, p.o.StateFile)
+		}
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
@@ -110,13 +113,23 @@ func (p *Proxy) runNone(ctx context.Context) error {
 	}
 }
 
-// Cleanup removes what the modes that are noted in the file put into the
-// kernel; without a note nothing was.
+// Cleanup removes what any of the modes put into the kernel: those that are
+// noted in the file and those that this host can have.
 func Cleanup(ctx context.Context, modes []Mode, stateFile string) error {
-	names, known, err := readModes(stateFile)
-	if err != nil || !known {
+	names, _, err := readModes(stateFile)
+	if err != nil {
 		return err
 	}
+	for _, m := range modes {
+		if !slices.Contains(names, m.Name) && m.Detect(ctx) == nil {
+			names = append(names, m.Name)
+		}
+	}
+	return cleanNoted(ctx, modes, names, stateFile)
+}
+
+// cleanNoted keeps a note of those that could not be cleaned up.
+func cleanNoted(ctx context.Context, modes []Mode, names []string, stateFile string) error {
 	left, err := cleanModes(ctx, modes, names)
 	if len(left) > 0 {
 		return errors.Join(err, writeModes(stateFile, left))
@@ -134,7 +147,8 @@ func cleanModes(ctx context.Context, modes []Mode, names []string) (left []strin
 		if i < 0 {
 			continue // of an agent that knew more of them; nobody can remove it
 		}
-		if e := modes[i].New().Cleanup(ctx); e != nil {
+		b := modes[i].New()
+		if e := errors.Join(b.Cleanup(ctx), b.Close()); e != nil {
 			left = append(left, name)
 			err = errors.Join(err, fmt.Errorf("remove the rules of proxy mode %s: %w", name, e))
 		}

@@ -165,10 +165,10 @@ func udpDiffers(old, now servicemap.Snapshot) bool {
 	return false
 }
 
-// families are those that the node has addresses of, IPv4 if none is known.
-func (p *Proxy) families() []corev1.IPFamily {
+// Families are those of the addresses, IPv4 if there is none.
+func Families(ips []netip.Addr) []corev1.IPFamily {
 	var out []corev1.IPFamily
-	for _, ip := range p.o.Node.IPs {
+	for _, ip := range ips {
 		if f := familyOf(ip); !slices.Contains(out, f) {
 			out = append(out, f)
 		}
@@ -205,7 +205,7 @@ func (p *Proxy) countNoLocal(r ruleset.Ruleset) {
 		}
 	}
 	for policy, byFamily := range counts {
-		for _, family := range p.families() {
+		for _, family := range Families(p.o.Node.IPs) {
 			p.o.Metrics.ProxyNoLocal(policy, family, byFamily[family])
 		}
 	}

@@ -273,6 +273,8 @@ type Backend interface {
 	// Watch listens from now on for changes by others; nil is that nobody else
 	// can make any.
 	Watch() (Watcher, error)
+	// Close gives back what the process holds; what is in the kernel stays.
+	Close() error
 }
 
 // Watcher calls changed after each change that others made, until ctx ends.

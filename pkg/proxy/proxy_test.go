@@ -14,6 +14,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/proxy"
+	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
 // Nothing is applied before every input has given all that it has: a restart
@@ -273,6 +276,23 @@ func TestModeChange(t *testing.T) {
 		}
 		w.stop()
 	})
+}
+
+// Everything goes, noted or not; what cannot go is noted.
+func TestCleanup(t *testing.T) {
+	w := newWorld(t)
+	w.k.rules["iptables"] = ruleset.Ruleset{}
+	w.k.failing("detect userspace", errors.New("no"))
+	w.k.failing("cleanup nftables", errors.New("busy"))
+	if err := proxy.Cleanup(t.Context(), w.o.Modes, w.o.StateFile); err == nil || !strings.Contains(err.Error(), "nftables: busy") {
+		t.Errorf("%v", err)
+	}
+	if did := w.did(); !slices.Equal(did, []string{"cleanup nftables", "cleanup iptables"}) {
+		t.Errorf("%v", did)
+	}
+	if b, err := os.ReadFile(w.o.StateFile); string(b) != "nftables\n" {
+		t.Errorf("noted %q, %v", b, err)
+	}
 }
 
 func TestChoose(t *testing.T) {

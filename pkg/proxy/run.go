@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -83,7 +84,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { p.followAddresses(ctx); return nil })
 	g.Go(func() error { p.loop(ctx); return nil })
-	return g.Wait()
+	return errors.Join(g.Wait(), p.run.backend.Close())
 }
 
 // loop makes a pass after each wake and after each failure.

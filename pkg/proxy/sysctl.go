@@ -22,7 +22,7 @@ const bridgeSysctls = "net/bridge/"
 // switched it off may know why.
 func (p *Proxy) forward(ctx context.Context) {
 	names := []string{"net/ipv4/ip_forward", bridgeSysctls + "bridge-nf-call-iptables"}
-	if slices.Contains(p.families(), corev1.IPv6Protocol) {
+	if slices.Contains(Families(p.o.Node.IPs), corev1.IPv6Protocol) {
 		names = append(names, "net/ipv6/conf/all/forwarding", bridgeSysctls+"bridge-nf-call-ip6tables")
 	}
 	for _, name := range names {

@@ -147,6 +147,7 @@ type Info struct {
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	Runtime   Runtime   `json:"runtime"`
 	Network   Network   `json:"network"`
+	Proxy     Proxy     `json:"proxy"`
 	// Revision of the store, as in resourceVersion.
 	Revision string `json:"revision"`
 }
@@ -173,6 +174,17 @@ type Network struct {
 	Name   string `json:"name,omitempty"`
 	Plugin string `json:"plugin,omitempty"`
 	File   string `json:"file,omitempty"`
+}
+
+// Proxy is how Services are served.
+type Proxy struct {
+	Mode   string `json:"mode,omitempty"` // empty: not chosen yet, or nobody's
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"`
+	// LastSync is when the kernel was last told, and of how much.
+	LastSync  time.Time `json:"lastSync,omitzero"`
+	Services  int       `json:"services"`
+	Frontends int       `json:"frontends"`
 }
 
 // TypeMeta of a kind of this group.
