@@ -42,6 +42,7 @@ type Lack string
 const (
 	ClientAddress Lack = "endpoints see the client's address"
 	Survival      Lack = "connections and affinity survive the agent"
+	EmptyRanges   Lack = "who is out of the source ranges is dropped where the others are refused"
 )
 
 // Run runs all of it.

@@ -53,7 +53,7 @@ func randomRow(r *rand.Rand) row {
 
 // RunRandom compares what the kernel does to packets with what the tracer
 // says, for random Services, each set a change from the one before.
-func RunRandom(t *testing.T, w *World, b Backend, seed uint64, sets int) {
+func RunRandom(t *testing.T, w *World, b Backend, seed uint64, sets int, lacks ...Lack) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	var old ruleset.Ruleset
 	for i := range sets {
@@ -65,7 +65,7 @@ func RunRandom(t *testing.T, w *World, b Backend, seed uint64, sets int) {
 		w.ForgetFlows()
 		silences := 4 // each takes its time
 		for range 24 {
-			if err := randomPacket(r, w, &now, &silences); err != nil {
+			if err := randomPacket(r, w, &now, &silences, lacks); err != nil {
 				t.Errorf("seed %d, set %d: %v", seed, i, err)
 			}
 		}
@@ -77,7 +77,7 @@ func RunRandom(t *testing.T, w *World, b Backend, seed uint64, sets int) {
 
 func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
 
-func randomPacket(r *rand.Rand, w *World, rs *ruleset.Ruleset, silences *int) error {
+func randomPacket(r *rand.Rand, w *World, rs *ruleset.Ruleset, silences *int, lacks []Lack) error {
 	from := pick(r, Client, Node, PodA, PodB, Remote)
 	dst := pick(r, "cluster", "cluster2", "external", "balancer", Node, "node2")
 	v6 := r.IntN(2) == 0
@@ -95,6 +95,10 @@ func randomPacket(r *rand.Rand, w *World, rs *ruleset.Ruleset, silences *int) er
 		p.Src = p.Dst // the kernel's choice
 	}
 	want := rs.Trace(p)
+	if f := rs.Find(ruleset.Key{Addr: p.Dst, Proto: p.Proto, Port: p.Port}); f != nil && slices.Contains(lacks, EmptyRanges) &&
+		len(f.Endpoints)+len(f.Inside) == 0 && f.Empty == ruleset.Reject {
+		want.Verdict = ruleset.Reject
+	}
 	switch want.Verdict {
 	case ruleset.Pass:
 		return nil
@@ -120,6 +124,9 @@ func randomPacket(r *rand.Rand, w *World, rs *ruleset.Ruleset, silences *int) er
 		return e.Addr() == addr && fmt.Sprint(e.Port()) == port
 	}) {
 		return fmt.Errorf("%s: %s answered, want one of %v", what, got.Server, want.Endpoints)
+	}
+	if slices.Contains(lacks, ClientAddress) {
+		return nil
 	}
 	// The node's own packets come from the node either way.
 	if masked := slices.Contains(NodeAddrs(), got.Source); from != Node && masked != want.MasqueradedTo(addr, p.Src) {

@@ -61,7 +61,7 @@ func planNode() plan.Node {
 
 // Run runs the suite. The rows are applied one after the other, so each is a
 // change from the one before.
-func Run(t *testing.T, w *World, b Backend) {
+func Run(t *testing.T, w *World, b Backend, lacks ...Lack) {
 	var old ruleset.Ruleset
 	for _, r := range rows {
 		t.Run(strings.ReplaceAll(r.name, " ", "_"), func(t *testing.T) {
@@ -75,6 +75,9 @@ func Run(t *testing.T, w *World, b Backend) {
 				for _, v6 := range []bool{false, true} {
 					if c.only == "v4" && v6 || c.only == "v6" && !v6 {
 						continue
+					}
+					if slices.Contains(lacks, ClientAddress) {
+						c.source = ""
 					}
 					for _, proto := range []ruleset.Proto{ruleset.TCP, ruleset.UDP} {
 						if err := c.run(w, proto, v6); err != nil {
