@@ -15,7 +15,7 @@ func (a *app) applyCmd() *cobra.Command {
 	var files []string
 	c := &cobra.Command{
 		Use:   "apply -f FILE|FOLDER|-",
-		Short: "Create pods, or change them to what manifests say",
+		Short: "Create objects, or change them to what manifests say",
 		Example: `  nodeagent apply -f web.yaml
   nodeagent apply -f ./pods -f more.yaml
   generate-pods | nodeagent apply -f -`,
@@ -46,15 +46,16 @@ func (a *app) deleteCmd() *cobra.Command {
 		timeout  time.Duration
 	)
 	c := &cobra.Command{
-		Use:   "delete (pod NAME… | pod -l LABELS | pod --all | -f FILE)",
-		Short: "Delete pods",
-		Long: `Delete pods that came through the API. A pod from a folder or a URL goes when
+		Use:   "delete (TYPE NAME… | TYPE -l LABELS | TYPE --all | -f FILE)",
+		Short: "Delete pods, services and other objects",
+		Long: `Delete objects that came through the API. One from a folder or a URL goes when
 its manifest goes.`,
 		Example: `  nodeagent delete pod web
   nodeagent delete -f web.yaml --wait=false
   nodeagent delete pod web --grace-period 5
   nodeagent delete pods -l app=web
   nodeagent delete pods --all -n test
+  nodeagent delete service web
   nodeagent delete pod stuck --force`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := interruptible(c)
@@ -70,7 +71,8 @@ its manifest goes.`,
 				}
 				return cl.cli().DeleteFiles(ctx, files, o)
 			}
-			names, err := cli.PodNames(args)
+			kind, names, err := cli.ObjectNames(args)
+			o.Kind = kind
 			switch {
 			case err != nil:
 				return err
@@ -79,20 +81,20 @@ its manifest goes.`,
 			case all || selector != "":
 				return cl.cli().DeleteAll(ctx, selector, o)
 			case len(names) == 0:
-				return errors.New("name the pods to delete, or select them with -l or --all")
+				return errors.New("name the objects to delete, or select them with -l or --all")
 			}
 			return cl.cli().Delete(ctx, names, o)
 		},
-		ValidArgsFunction: cl.typedPodArgs,
+		ValidArgsFunction: cl.objectArgs,
 	}
 	cl.bind(c)
 	filesFlag(c, &files)
 	f := c.Flags()
 	f.Int64Var(&o.GracePeriod, "grace-period", -1, "seconds that containers have to finish; -1: what the pod says")
-	f.BoolVar(&all, "all", false, "all pods of the namespace that came through the API")
-	f.StringVarP(&selector, "selector", "l", "", "pods with these labels, such as app=web,tier!=cache")
+	f.BoolVar(&all, "all", false, "all objects of the type in the namespace that came through the API")
+	f.StringVarP(&selector, "selector", "l", "", "objects with these labels, such as app=web,tier!=cache")
 	f.BoolVar(&o.Force, "force", false, "kill the containers at once")
-	f.BoolVar(&o.Wait, "wait", true, "wait until the pods are gone")
+	f.BoolVar(&o.Wait, "wait", true, "wait until pods are gone")
 	f.BoolVar(&o.IgnoreNotFound, "ignore-not-found", false, "a pod that is not there is no error")
 	f.DurationVar(&timeout, "timeout", 0, "how long to wait; 0: as long as it takes")
 	return c

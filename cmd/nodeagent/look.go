@@ -12,7 +12,7 @@ func (a *app) getCmd() *cobra.Command {
 	cl, o := &client{app: a}, cli.GetOptions{}
 	c := &cobra.Command{
 		Use:   "get TYPE [NAME…]",
-		Short: "List pods, containers, images, volumes, events or sources",
+		Short: "List pods, services, endpoints, containers, images, volumes, events or sources",
 		Example: `  # pods of all namespaces with their addresses
   nodeagent get pods -A -o wide
 
@@ -51,29 +51,30 @@ func (a *app) getCmd() *cobra.Command {
 func (a *app) describeCmd() *cobra.Command {
 	cl := &client{app: a}
 	c := &cobra.Command{
-		Use:   "describe pod [NAME…]",
-		Short: "Show everything about pods, with their events",
+		Use:   "describe TYPE [NAME…]",
+		Short: "Show everything about pods or services, with their events",
 		Example: `  nodeagent describe pod web
-  nodeagent describe pods -n kube-system`,
+  nodeagent describe pods -n kube-system
+  nodeagent describe service web`,
 		RunE: func(c *cobra.Command, args []string) error {
-			names, err := cli.PodNames(args)
+			kind, names, err := cli.ObjectNames(args)
 			if err != nil {
 				return err
 			}
-			return cl.cli().DescribePods(c.Context(), names)
+			return cl.cli().Describe(c.Context(), kind, names)
 		},
-		ValidArgsFunction: cl.typedPodArgs,
+		ValidArgsFunction: cl.objectArgs,
 	}
 	cl.bind(c)
 	return c
 }
 
-// typedPodArgs completes "pod NAME…".
-func (cl *client) typedPodArgs(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+// objectArgs completes "TYPE NAME…".
+func (cl *client) objectArgs(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	if len(args) == 0 {
-		return withPrefix([]string{"pod"}, prefix), cobra.ShellCompDirectiveNoFileComp
+		return withPrefix(cli.ObjectKinds(), prefix), cobra.ShellCompDirectiveNoFileComp
 	}
-	return withPrefix(cl.cli().CompleteNames(c.Context(), "pods"), prefix), cobra.ShellCompDirectiveNoFileComp
+	return withPrefix(cl.cli().CompleteNames(c.Context(), args[0]), prefix), cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *app) logsCmd() *cobra.Command {

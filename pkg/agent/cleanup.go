@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -72,7 +73,7 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 	if c.supervisor != nil {
 		c.did("embedded runtime", c.supervisor.Stop(ctx))
 	}
-	for _, dir := range []string{podsDir, objectsDir, resourcesDir, embeddedDir} {
+	for _, dir := range []string{podsDir, filepath.Dir(objectsDir), resourcesDir, embeddedDir} {
 		c.folder(c.statePath(dir))
 	}
 	c.folder(cfg.RunDir)

@@ -101,7 +101,7 @@ func manifestsIn(path string) ([]string, error) {
 	return out, nil
 }
 
-// Apply makes the agent run what manifests say: pods that are not there are
+// Apply makes the agent run what manifests say: objects that are not there are
 // created, others replaced by what the manifest says now. The documents go to
 // the agent as they were written. namespaceGiven says that the user insists on
 // the namespace.
@@ -119,13 +119,9 @@ func (c *CLI) Apply(ctx context.Context, args []string, namespaceGiven bool) err
 		failed = failed || len(errs) > 0
 		for _, o := range objects {
 			count++
-			if o.Pod == nil {
-				Report(c.Err, fmt.Errorf("%s: %s %s is understood, but not served yet", o.Place(), o.Kind(), o.Key()))
-				failed = true
-				continue
-			}
-			if namespaceGiven && o.Pod.Namespace != c.Namespace {
-				Report(c.Err, fmt.Errorf("%s:%d: Pod %s is for namespace %q, not %q", f.name, o.Line, o.Pod.Name, o.Pod.Namespace, c.Namespace))
+			key := o.Key()
+			if namespaceGiven && key.Namespace != c.Namespace {
+				Report(c.Err, fmt.Errorf("%s:%d: %s %s is for namespace %q, not %q", f.name, o.Line, o.Kind(), key.Name, key.Namespace, c.Namespace))
 				failed = true
 				continue
 			}
@@ -137,7 +133,7 @@ func (c *CLI) Apply(ctx context.Context, args []string, namespaceGiven bool) err
 			case err != nil:
 				return err
 			default:
-				fmt.Fprintf(c.Out, "pod/%s %s\n", table.Safe(o.Pod.Name), word)
+				fmt.Fprintf(c.Out, "%s/%s %s\n", strings.ToLower(o.Kind()), table.Safe(key.Name), word)
 			}
 		}
 	}
@@ -152,6 +148,9 @@ func (c *CLI) Apply(ctx context.Context, args []string, namespaceGiven bool) err
 
 // applyOne says what it did: created, configured or unchanged.
 func (c *CLI) applyOne(ctx context.Context, o manifest.Object) (string, error) {
+	if o.Pod == nil {
+		return c.applyResource(ctx, o)
+	}
 	path := podPath(o.Pod.Namespace, o.Pod.Name)
 	var before, after v1.Pod
 	err := c.client.get(ctx, path, nil, &before)
@@ -178,14 +177,14 @@ func sameWish(a, b *v1.Pod) bool {
 		apiequality.Semantic.DeepEqual(a.Spec, b.Spec)
 }
 
-// namedIn finds the pods that manifests name. It does not ask whether they are
+// namedIn finds the objects that manifests name. It does not ask whether they are
 // valid: what was accepted by an older agent must be deletable by this one.
-func (c *CLI) namedIn(args []string) ([]pod.Key, error) {
+func (c *CLI) namedIn(args []string) ([]target, error) {
 	files, err := c.read(args)
 	if err != nil {
 		return nil, err
 	}
-	var out []pod.Key
+	var out []target
 	for _, f := range files {
 		for dec := yaml.NewDecoder(bytes.NewReader(f.data)); ; {
 			var o named
@@ -204,7 +203,7 @@ func (c *CLI) namedIn(args []string) ([]pod.Key, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, errors.New("the manifests name no pod")
+		return nil, errors.New("the manifests name no object")
 	}
 	return out, nil
 }
@@ -219,13 +218,14 @@ type named struct {
 	Items []named `yaml:"items"`
 }
 
-func (o named) keys(namespace string) ([]pod.Key, error) {
+func (o named) keys(namespace string) ([]target, error) {
+	item, isList := strings.CutSuffix(o.Kind, "List")
 	switch {
-	case o.Kind == "List" || o.Kind == "PodList":
-		var out []pod.Key
+	case isList && (item == "" || isObject(item)):
+		var out []target
 		for _, i := range o.Items {
-			if o.Kind == "PodList" && i.Kind == "" {
-				i.Kind = "Pod"
+			if i.Kind == "" {
+				i.Kind = item
 			}
 			keys, err := i.keys(namespace)
 			if err != nil {
@@ -236,11 +236,13 @@ func (o named) keys(namespace string) ([]pod.Key, error) {
 		return out, nil
 	case o.Kind == "" && o.Metadata.Name == "":
 		return nil, nil // an empty document
-	case o.Kind != "Pod" || o.Metadata.Name == "":
-		return nil, fmt.Errorf("%s %q is not a Pod with a name", o.Kind, o.Metadata.Name)
+	case !isObject(o.Kind) || o.Metadata.Name == "":
+		return nil, fmt.Errorf("%s %q is no object with a name, of: %s", o.Kind, o.Metadata.Name, strings.Join(ObjectKinds(), ", "))
 	}
 	if o.Metadata.Namespace != "" {
 		namespace = o.Metadata.Namespace
 	}
-	return []pod.Key{{Namespace: namespace, Name: o.Metadata.Name}}, nil
+	return []target{{o.Kind, pod.Key{Namespace: namespace, Name: o.Metadata.Name}}}, nil
 }
+
+func isObject(kind string) bool { return kindPath(kind, "") != "" }

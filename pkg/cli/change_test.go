@@ -164,7 +164,7 @@ func TestDeleteFiles(t *testing.T) {
 	if err := c.DeleteFiles(t.Context(), []string{"-"}, DeleteOptions{GracePeriod: -1, Wait: true}); err != nil || len(f.pods) > 0 {
 		t.Errorf("%v: %q %q", err, out, errs)
 	}
-	for _, text := range []string{"", "kind: Service\nmetadata: {name: s}\n", "kind: Pod\n", "a: ["} {
+	for _, text := range []string{"", "kind: Widget\nmetadata: {name: s}\n", "kind: Pod\n", "a: ["} {
 		c.In = strings.NewReader(text)
 		if err := c.DeleteFiles(t.Context(), []string{"-"}, DeleteOptions{}); err == nil {
 			t.Errorf("%q is taken for pods to delete", text)

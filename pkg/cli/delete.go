@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +21,8 @@ import (
 
 // DeleteOptions are the flags of `delete`.
 type DeleteOptions struct {
+	// Kind is what names and selectors are about: "Service"; empty: "Pod".
+	Kind string
 	// GracePeriod in seconds; below 0: the pod's own.
 	GracePeriod int64
 	// Force kills at once.
@@ -29,42 +33,49 @@ type DeleteOptions struct {
 	IgnoreNotFound bool
 }
 
-// Delete deletes pods by name.
+func (o DeleteOptions) kind() string { return cmp.Or(o.Kind, "Pod") }
+
+// Delete deletes objects by name.
 func (c *CLI) Delete(ctx context.Context, names []string, o DeleteOptions) error {
-	var keys []pod.Key
+	var keys []target
 	for _, n := range names {
-		keys = append(keys, pod.Key{Namespace: c.Namespace, Name: podName(n)})
+		keys = append(keys, target{o.kind(), pod.Key{Namespace: c.Namespace, Name: podName(n)}})
 	}
 	return c.deleteAll(ctx, keys, o)
 }
 
-// DeleteAll deletes the pods of the namespace that match a label selector, or
+// DeleteAll deletes the objects of the namespace that match a label selector, or
 // all of them, and that came through the API. Others stay while their manifest
 // does, and are named.
 func (c *CLI) DeleteAll(ctx context.Context, selector string, o DeleteOptions) error {
-	var l v1.PodList
-	if err := c.client.get(ctx, podsPath(c.Namespace), GetOptions{Selector: selector}.query(), &l); err != nil {
+	var l metav1.PartialObjectMetadataList
+	if err := c.client.get(ctx, kindPath(o.kind(), c.Namespace), GetOptions{Selector: selector}.query(), &l); err != nil {
 		return err
 	}
-	var keys []pod.Key
+	var keys []target
 	for i := range l.Items {
-		p := &l.Items[i]
-		if from := p.Annotations[pod.AnnotationConfigSource]; from != sourceAPI {
-			fmt.Fprintf(c.Err, "pod %q stays: it comes from the %s source, %s\n", table.Safe(p.Name), table.Safe(from), table.Safe(p.Annotations[pod.AnnotationOrigin]))
+		m := &l.Items[i]
+		t := target{o.kind(), pod.Key{Namespace: m.Namespace, Name: m.Name}}
+		if m.Annotations[pod.AnnotationConfigSource] != sourceAPI {
+			c.stays(t, m.Annotations)
 			continue
 		}
-		keys = append(keys, pod.KeyOf(p))
+		keys = append(keys, t)
 	}
 	if len(l.Items) == 0 {
-		c.nothing(podResource(), c.Namespace)
+		res, err := findResource(o.kind())
+		if err != nil {
+			return err
+		}
+		c.nothing(res, c.Namespace)
 	}
 	return c.deleteAll(ctx, keys, o)
 }
 
-// sourceAPI is the config source of pods that came through the API.
+// sourceAPI is the config source of objects that came through the API.
 const sourceAPI = "api"
 
-// DeleteFiles deletes the pods that manifests name.
+// DeleteFiles deletes the objects that manifests name.
 func (c *CLI) DeleteFiles(ctx context.Context, files []string, o DeleteOptions) error {
 	keys, err := c.namedIn(files)
 	if err != nil {
@@ -73,7 +84,7 @@ func (c *CLI) DeleteFiles(ctx context.Context, files []string, o DeleteOptions) 
 	return c.deleteAll(ctx, keys, o)
 }
 
-func (c *CLI) deleteAll(ctx context.Context, keys []pod.Key, o DeleteOptions) error {
+func (c *CLI) deleteAll(ctx context.Context, keys []target, o DeleteOptions) error {
 	grace, err := o.grace()
 	if err != nil {
 		return err
@@ -82,7 +93,7 @@ func (c *CLI) deleteAll(ctx context.Context, keys []pod.Key, o DeleteOptions) er
 		fmt.Fprintln(c.Err, "Warning: with --force containers are killed at once and get no time to finish.")
 	}
 	failed := false
-	deleted := map[pod.Key]types.UID{}
+	deleted := map[target]types.UID{}
 	for _, k := range keys {
 		uid, err := c.deleteOne(ctx, k, grace)
 		switch {
@@ -96,17 +107,18 @@ func (c *CLI) deleteAll(ctx context.Context, keys []pod.Key, o DeleteOptions) er
 			return err
 		}
 		word := "deleted"
-		if o.Force {
+		if o.Force && k.kind == "Pod" {
 			word = "force deleted"
 		}
-		fmt.Fprintf(c.Out, "pod %q %s from %s namespace\n", table.Safe(k.Name), word, table.Safe(k.Namespace))
+		fmt.Fprintf(c.Out, "%s %q %s from %s namespace\n", strings.ToLower(k.kind), table.Safe(k.Name), word, table.Safe(k.Namespace))
 		deleted[k] = uid
 	}
 	if o.Wait {
 		for _, k := range keys {
-			if uid, ok := deleted[k]; ok {
-				if err := c.waitGone(ctx, k, uid); err != nil {
-					return givenUp(ctx, k, err)
+			// Only pods have to end.
+			if uid, ok := deleted[k]; ok && k.kind == "Pod" {
+				if err := c.waitGone(ctx, k.Key, uid); err != nil {
+					return givenUp(ctx, k.Key, err)
 				}
 			}
 		}
@@ -146,7 +158,7 @@ func (o DeleteOptions) grace() (*int64, error) {
 }
 
 // deleteOne asks for the deletion and returns the UID of what is going.
-func (c *CLI) deleteOne(ctx context.Context, k pod.Key, grace *int64) (types.UID, error) {
+func (c *CLI) deleteOne(ctx context.Context, k target, grace *int64) (types.UID, error) {
 	body, err := json.Marshal(metav1.DeleteOptions{
 		TypeMeta:           metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
 		GracePeriodSeconds: grace,
@@ -159,7 +171,7 @@ func (c *CLI) deleteOne(ctx context.Context, k pod.Key, grace *int64) (types.UID
 		Metadata metav1.ObjectMeta     `json:"metadata"`
 		Details  *metav1.StatusDetails `json:"details"`
 	}
-	if err := c.client.do(ctx, http.MethodDelete, podPath(k.Namespace, k.Name), nil, "application/json", body, &out); err != nil {
+	if err := c.client.do(ctx, http.MethodDelete, k.path(), nil, "application/json", body, &out); err != nil {
 		return "", err
 	}
 	if out.Details != nil && out.Metadata.UID == "" {

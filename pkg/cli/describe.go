@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/cli/table"
 )
@@ -62,10 +63,10 @@ func (c *CLI) DescribePods(ctx context.Context, names []string) error {
 	return nil
 }
 
-func (c *CLI) eventsOf(ctx context.Context, p *v1.Pod) ([]v1.Event, error) {
+func (c *CLI) eventsOf(ctx context.Context, o metav1.Object) ([]v1.Event, error) {
 	res := eventResource()
-	q := GetOptions{FieldSelector: fmt.Sprintf("involvedObject.name=%s,involvedObject.namespace=%s,involvedObject.uid=%s", p.Name, p.Namespace, p.UID)}.query()
-	items, _, err := res.list(ctx, c.client, res.path(p.Namespace), q)
+	q := GetOptions{FieldSelector: fmt.Sprintf("involvedObject.name=%s,involvedObject.namespace=%s,involvedObject.uid=%s", o.GetName(), o.GetNamespace(), o.GetUID())}.query()
+	items, _, err := res.list(ctx, c.client, res.path(o.GetNamespace()), q)
 	var out []v1.Event
 	for _, o := range items {
 		out = append(out, *o.(*v1.Event))

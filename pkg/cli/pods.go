@@ -63,15 +63,3 @@ func containerNames(p *v1.Pod) []string {
 	}
 	return out
 }
-
-// PodNames understands "pod a b" and "pod/a pod/b", and nothing but pods.
-func PodNames(args []string) ([]string, error) {
-	kind, names, err := typeAndNames(args)
-	if err != nil {
-		return nil, err
-	}
-	if !slices.Contains(podResource().names, kind) {
-		return nil, fmt.Errorf("%q: this command is for pods: write pod NAME…", kind)
-	}
-	return names, nil
-}

@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/server/api"
 )
@@ -20,6 +21,7 @@ import (
 // its own list returned.
 type resource struct {
 	kind    string // singular, as in -o name
+	object  string // the Kind of what manifests can hold: "Pod"; else empty
 	names   []string
 	watched bool // the API has ?watch for it
 	// path of the list; an empty namespace is all of them. Kinds that are not
@@ -36,7 +38,11 @@ type resource struct {
 }
 
 func resources() []resource {
-	return []resource{podResource(), eventResource(), containerResource(), imageResource(), volumeResource(), sourceResource()}
+	all := []resource{podResource()}
+	for _, k := range manifest.Kinds() {
+		all = append(all, kindResource(k))
+	}
+	return append(all, eventResource(), containerResource(), imageResource(), volumeResource(), sourceResource())
 }
 
 // ResourceNames are the kinds that Get knows, for completion.
@@ -59,7 +65,7 @@ func findResource(name string) (resource, error) {
 
 func podResource() resource {
 	return resource{
-		kind: "pod", names: []string{"pods", "pod", "po"}, watched: true, path: podsPath,
+		kind: "pod", object: "Pod", names: []string{"pods", "pod", "po"}, watched: true, path: podsPath,
 		namespace: func(o any) string { return o.(*v1.Pod).Namespace },
 		ids:       func(o any) []string { return []string{o.(*v1.Pod).Name} },
 		headers: func(wide bool) []string {
