@@ -1,12 +1,14 @@
 package file
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
@@ -201,4 +203,29 @@ func TestFolderIsRefilled(t *testing.T) {
 	b.must(os.Rename(b.dir+".new", b.dir))
 	b.put("b.yaml", manifestOf("b", "i:3"))
 	b.waitFor("b.yaml:b=i:3")
+}
+
+// TestServices: other kinds come, change and go like pods, and one that has a
+// pod's name is not that pod.
+func TestServices(t *testing.T) {
+	b := newBench(t)
+	service := func(name string, port int) string {
+		return fmt.Sprintf("{apiVersion: v1, kind: Service, metadata: {name: %s}, spec: {ports: [{port: %d}]}}\n", name, port)
+	}
+	holds := func(r report, port int32) bool {
+		for _, o := range r.snap.Objects {
+			if s, ok := o.Other.(*v1.Service); ok && s.Name == "same" {
+				return s.Spec.Ports[0].Port == port
+			}
+		}
+		return port == 0
+	}
+	b.put("pod.yaml", manifestOf("same", "i:1"))
+	b.put("service.yaml", service("same", 80))
+	b.run()
+	b.wait("a pod and a Service of one name", func(r report) bool { return len(r.snap.Objects) == 2 && holds(r, 80) })
+	b.write("service.yaml", service("same", 81))
+	b.wait("another port", func(r report) bool { return holds(r, 81) })
+	b.must(os.Remove(b.path("service.yaml")))
+	b.wait("the pod alone", func(r report) bool { return len(r.snap.Objects) == 1 && holds(r, 0) })
 }

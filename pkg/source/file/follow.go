@@ -141,14 +141,14 @@ func (f *follower) publish(seen finding, quiet bool) (wait time.Duration) {
 	}
 	f.missing = time.Time{}
 	next := f.believe(seen, quiet)
-	keys := map[pod.Key]struct{}{}
+	names := map[objectName]struct{}{}
 	for _, res := range next {
 		for _, obj := range res.objects {
-			keys[pod.KeyOf(obj.Pod)] = struct{}{}
+			names[nameOf(obj)] = struct{}{}
 		}
 	}
 	for origin, old := range f.published {
-		lost := lostOf(old, next[origin], keys)
+		lost := lostOf(old, next[origin], names)
 		if lost == nil {
 			delete(f.absent, origin)
 			continue
@@ -228,15 +228,23 @@ func snapshotOf(results map[string]*result) (snap store.Snapshot) {
 	return snap
 }
 
+// objectName is what no two objects share.
+type objectName struct {
+	kind string
+	pod.Key
+}
+
+func nameOf(o manifest.Object) objectName { return objectName{o.Kind(), o.Key()} }
+
 // lostOf is what an origin said before and nobody says any more, nil for
 // nothing. A file that cannot be read has lost nothing: the store keeps it.
-func lostOf(old, now *result, keys map[pod.Key]struct{}) *result {
+func lostOf(old, now *result, names map[objectName]struct{}) *result {
 	if now != nil && now.keeps() {
 		return nil
 	}
 	lost := &result{}
 	for _, obj := range old.objects {
-		if _, ok := keys[pod.KeyOf(obj.Pod)]; !ok {
+		if _, ok := names[nameOf(obj)]; !ok {
 			lost.objects = append(lost.objects, obj)
 		}
 	}
@@ -264,7 +272,7 @@ func sameResult(a, b *result) bool {
 		return true
 	}
 	return slices.EqualFunc(a.objects, b.objects, func(a, b manifest.Object) bool {
-		return a.Pod == b.Pod // decoded once
+		return a.Pod == b.Pod && a.Other == b.Other // decoded once
 	}) && slices.EqualFunc(a.problems, b.problems, func(a, b store.Problem) bool {
 		return a.Err.Error() == b.Err.Error()
 	})
