@@ -18,6 +18,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/events"
 	"github.com/nodeagent/nodeagent/pkg/proxy"
+	"github.com/nodeagent/nodeagent/pkg/proxy/backend/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxy/backend/nftables"
 	"github.com/nodeagent/nodeagent/pkg/proxy/healthcheck"
 	"github.com/nodeagent/nodeagent/pkg/proxy/plan"
@@ -32,12 +33,17 @@ const changePatience = time.Minute
 
 // proxyModes are in the order in which auto tries them.
 func (a *agent) proxyModes() []proxy.Mode {
-	nft := nftables.Options{Log: a.log}
+	nft, ipt := nftables.Options{Log: a.log}, iptables.Options{Log: a.log}
 	return []proxy.Mode{
 		{
 			Name: config.ProxyNFTables, Kernel: true,
 			Detect: func(ctx context.Context) error { return nftables.Detect(ctx, nft) },
 			New:    func() proxy.Backend { return watched[*nftables.Watch]{nftables.New(nft)} },
+		},
+		{
+			Name: config.ProxyIPTables, Kernel: true,
+			Detect: func(ctx context.Context) error { _, err := iptables.New(ipt).Detect(ctx); return err },
+			New:    func() proxy.Backend { return watched[*iptables.Watch]{iptables.New(ipt)} },
 		},
 	}
 }
