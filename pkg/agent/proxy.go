@@ -20,6 +20,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxy"
 	"github.com/nodeagent/nodeagent/pkg/proxy/backend/iptables"
 	"github.com/nodeagent/nodeagent/pkg/proxy/backend/nftables"
+	"github.com/nodeagent/nodeagent/pkg/proxy/backend/userspace"
 	"github.com/nodeagent/nodeagent/pkg/proxy/healthcheck"
 	"github.com/nodeagent/nodeagent/pkg/proxy/plan"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
@@ -44,6 +45,11 @@ func (a *agent) proxyModes() []proxy.Mode {
 			Name: config.ProxyIPTables, Kernel: true,
 			Detect: func(ctx context.Context) error { _, err := iptables.New(ipt).Detect(ctx); return err },
 			New:    func() proxy.Backend { return watched[*iptables.Watch]{iptables.New(ipt)} },
+		},
+		{
+			Name:   config.ProxyUserspace,
+			Detect: func(context.Context) error { return nil }, // it needs nothing
+			New:    func() proxy.Backend { return watched[*userspace.Watch]{userspace.New(userspace.Options{Log: a.log})} },
 		},
 	}
 }

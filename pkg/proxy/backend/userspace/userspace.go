@@ -127,10 +127,20 @@ func (b *Backend) Cleanup(context.Context) error {
 		if errors.Is(err, unix.EPERM) { // who may make none has none
 			err = nil
 		}
+		return err
+	})
+	b.mu.Unlock()
+	return errors.Join(err, b.Close())
+}
+
+// Close ends all that this agent serves; the routes stay for the next one.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	err := b.opts.In(func() error {
 		for _, l := range b.listeners {
 			b.close(l)
 		}
-		return err
+		return nil
 	})
 	b.routes.known = false // whoever comes next looks
 	clear(b.failing)
