@@ -35,6 +35,23 @@ func (r *routes) connect() (err error) {
 	return nil
 }
 
+func (r *routes) close() {
+	if r.netlink != nil {
+		r.netlink.Close()
+	}
+	*r = routes{}
+}
+
+// list repeats what a change has interrupted: half a list is none.
+func list[T any](f func() ([]T, error)) (all []T, err error) {
+	for range 10 {
+		if all, err = f(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
 // privileged says that routes can be made here.
 func (r *routes) privileged() bool {
 	var h unix.CapUserHeader
@@ -51,7 +68,7 @@ func (r *routes) host(pods string) (h host, err error) {
 	if err := r.connect(); err != nil {
 		return h, err
 	}
-	addrs, err := r.netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := list(func() ([]netlink.Addr, error) { return r.netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return h, fmt.Errorf("the node's addresses: %w", err)
 	}
@@ -63,7 +80,7 @@ func (r *routes) host(pods string) (h host, err error) {
 	if pods == "" {
 		return h, nil
 	}
-	links, err := r.netlink.LinkList()
+	links, err := list(r.netlink.LinkList)
 	if err != nil {
 		return h, fmt.Errorf("the node's interfaces: %w", err)
 	}
@@ -163,7 +180,9 @@ func (r *routes) compare() (missing map[netip.Prefix]int, gone []netlink.Route, 
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		for _, table := range []int{unix.RT_TABLE_LOCAL, unix.RT_TABLE_MAIN} {
 			filter := netlink.Route{Table: table, Protocol: protocol}
-			found, err := r.netlink.RouteListFiltered(family, &filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+			found, err := list(func() ([]netlink.Route, error) {
+				return r.netlink.RouteListFiltered(family, &filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+			})
 			if err != nil {
 				return nil, nil, fmt.Errorf("routes of Services: %w", err)
 			}

@@ -122,27 +122,22 @@ func (b *Backend) Forget() {
 func (b *Backend) Cleanup(context.Context) error {
 	b.mu.Lock()
 	b.routes.known = false
-	err := b.opts.In(func() error {
-		err := b.routes.set(nil, nil)
-		if errors.Is(err, unix.EPERM) { // who may make none has none
-			err = nil
-		}
-		return err
-	})
+	err := b.opts.In(func() error { return b.routes.set(nil, nil) })
+	b.routes.known = false // whoever comes next looks
 	b.mu.Unlock()
+	if errors.Is(err, unix.EPERM) { // who may make none has none
+		err = nil
+	}
 	return errors.Join(err, b.Close())
 }
 
-// Close ends all that this agent serves; the routes stay for the next one.
+// Close ends all that is served. The routes stay, so that a new agent finds the
+// addresses where they were: meanwhile connections are refused.
 func (b *Backend) Close() error {
 	b.mu.Lock()
-	err := b.opts.In(func() error {
-		for _, l := range b.listeners {
-			b.close(l)
-		}
-		return nil
-	})
-	b.routes.known = false // whoever comes next looks
+	for _, l := range b.listeners {
+		b.close(l)
+	}
 	clear(b.failing)
 	for c := range b.conns {
 		c.abort()
@@ -152,9 +147,10 @@ func (b *Backend) Close() error {
 		b.running.stop()
 		b.running = nil
 	}
+	b.routes.close()
 	b.mu.Unlock()
 	b.wg.Wait()
-	return err
+	return nil
 }
 
 // serve makes sockets and routes what the ruleset says. The caller holds the

@@ -67,7 +67,7 @@ func TestLasting(t *testing.T) {
 		New: func() services.Restartable {
 			// A new agent starts when the old one is gone.
 			if last != nil {
-				if err := last.Cleanup(context.Background()); err != nil {
+				if err := last.Close(); err != nil {
 					t.Fatal(err)
 				}
 			}
