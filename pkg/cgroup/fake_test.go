@@ -153,6 +153,7 @@ func (k *fakeKernel) Write(dir, file, value string) error {
 			have = append(have, c[1:])
 		}
 		value = strings.Join(have, " ")
+		defer k.handDown(dir)
 	case "cgroup.procs":
 		value = strings.TrimSpace(string(old) + "\n" + value)
 		// A process is in one cgroup: leave the parent's.
@@ -188,6 +189,26 @@ func (k *fakeKernel) Write(dir, file, value string) error {
 	rel, _ := filepath.Rel(k.fs, path)
 	k.writes = append(k.writes, rel+"="+value)
 	return os.WriteFile(path, []byte(value), 0o644)
+}
+
+// handDown gives the children of a v2 cgroup the files that they lack.
+func (k *fakeKernel) handDown(dir string) {
+	have, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	for _, path := range subdirs(dir) {
+		if err := os.WriteFile(filepath.Join(path, "cgroup.controllers"), have, 0o644); err != nil {
+			panic(err)
+		}
+		for _, c := range strings.Fields(string(have)) {
+			for f, v := range v2Files[c] {
+				if exists(filepath.Join(path, f)) {
+					continue
+				}
+				if err := os.WriteFile(filepath.Join(path, f), []byte(v), 0o644); err != nil {
+					panic(err)
+				}
+			}
+		}
+	}
 }
 
 func atoi(s string) int64 {
@@ -247,6 +268,12 @@ func (s *fakeSystemd) Start(ctx context.Context, name string, props ...sd.Proper
 	}
 	if _, ok := s.props[name]; !ok {
 		s.props[name] = map[string]string{}
+	}
+	// systemd knows no huge pages.
+	for _, c := range []string{"+cpu", "+cpuset", "+io", "+memory", "+pids"} {
+		if err := s.k.Write(filepath.Dir(s.path(name)), "cgroup.subtree_control", c); err != nil {
+			return err
+		}
 	}
 	if err := s.k.Mkdir(s.path(name)); err != nil && !os.IsExist(err) {
 		return fmt.Errorf("systemd would have made the parent: %w", err)

@@ -191,6 +191,13 @@ func (m *Manager) ensure(ctx context.Context, chain []string, l limits) error {
 		if h.passive {
 			continue
 		}
+		if m.units != nil && h.v2 {
+			// systemd hands down the controllers that it has properties for; the
+			// one for huge pages is not among them.
+			if err := m.parents(ctx, h, chain[:len(chain)-1]); err != nil {
+				return err
+			}
+		}
 		if err := m.leaf(ctx, h, chain); err != nil {
 			return err
 		}

@@ -215,7 +215,6 @@ func TestRemoveGivesUpWithTheContext(t *testing.T) {
 
 func TestSystemdDriver(t *testing.T) {
 	k := newFakeV2(t, "cpuset cpu io memory hugetlb pids")
-	must(t, os.WriteFile(filepath.Join(k.fs, "cgroup.subtree_control"), []byte("cpu memory pids"), 0o644))
 	m := newTest(t, k, Options{Driver: DriverSystemd, PidsLimit: 5})
 	s := m.units.(*fakeSystemd)
 	pod := newPod("11-22", container(list("cpu", "1", "memory", "1Gi"), list("cpu", "1255m", "memory", "1Gi")))
@@ -232,6 +231,9 @@ func TestSystemdDriver(t *testing.T) {
 		if got := s.props["kubepods-burstable-pod11_22.slice"][name]; got != value {
 			t.Errorf("%s is %s, want %s", name, got, value)
 		}
+	}
+	if got := k.file(t, "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod11_22.slice/hugetlb.2MB.max"); got != "0" {
+		t.Errorf("huge pages: %s", got)
 	}
 	if got := s.log[:3]; !reflect.DeepEqual(got, []string{"start kubepods.slice", "start kubepods-burstable.slice", "start kubepods-burstable-pod11_22.slice"}) {
 		t.Errorf("order %v", got)
