@@ -71,6 +71,21 @@ func Images(t testing.TB) string {
 	return archive(t, "images", demoImages)
 }
 
+// BusyboxImages is an archive with docker.io/library/busybox:latest and
+// PauseImage alone, for a runtime that is slow to unpack more.
+func BusyboxImages(t testing.TB) string {
+	t.Helper()
+	return archive(t, "busybox", func() (map[string]v1.Image, error) {
+		set, err := demoImages()
+		if err != nil {
+			return nil, err
+		}
+		pause, err := pauseImage()
+		const busybox = "docker.io/library/busybox:latest"
+		return map[string]v1.Image{busybox: set[busybox], PauseImage: pause}, err
+	})
+}
+
 func pauseArchive(t testing.TB) string {
 	t.Helper()
 	return archive(t, "pause", func() (map[string]v1.Image, error) {

@@ -26,11 +26,13 @@ var backends = []struct{ pkg, test string }{
 func TestGuest(t *testing.T) {
 	v := vm.Start(t)
 	t.Run("Bed", func(t *testing.T) { testBed(t, v) })
+	t.Run("CgroupV2", func(t *testing.T) { v.GoTest(t, "./pkg/cgroup", "-test.run=^TestKernel$") })
 	for _, b := range backends {
 		t.Run(filepath.Base(b.pkg), func(t *testing.T) {
-			t.Log(v.GoTest(t, b.pkg, "-test.run=^"+b.test+"$"))
+			v.GoTest(t, b.pkg, "-test.run=^"+b.test+"$")
 		})
 	}
+	t.Run("Agent", func(t *testing.T) { testAgent(t, v) })
 }
 
 // testBed tries what the other tests rely on.
@@ -84,4 +86,11 @@ rm -r /etc/nodeagent-test /usr/lib/nodeagent-test`)
 	qmp("device_del", map[string]any{"id": "extra"})
 	v.Sh(t, "while [ -e /sys/bus/scsi/devices/*:0:3 ]; do sleep 0.1; done")
 	qmp("blockdev-del", map[string]any{"node-name": "extra"})
+
+	before := v.BootID()
+	v.Sh(t, "echo kept >/root/synced; sync; echo lost >/root/unsynced")
+	v.PowerCut()
+	if out := v.Sh(t, "cd /root; cat synced unsynced 2>/dev/null; rm -f synced unsynced"); out != "kept\n" || v.BootID() == before {
+		t.Errorf("after a power cut of boot %s: %q in boot %s", before, out, v.BootID())
+	}
 }

@@ -46,6 +46,7 @@ func (v *VM) GoTest(t testing.TB, pkg string, args ...string) string {
 		words = append(words, quote(a))
 	}
 	out, err := v.script(ctx, strings.Join(words, " ")+"; code=$?; rm -f "+guest+"; exit $code")
+	t.Logf("%s in the guest: %d tests passed", pkg, strings.Count(out, "--- PASS"))
 	switch {
 	case err != nil:
 		t.Errorf("%s in the guest: %v\n%s", pkg, err, out)
