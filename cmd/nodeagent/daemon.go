@@ -186,13 +186,17 @@ something is missing that pods need; warnings do not count.`,
 
 func (a *app) cleanupCmd() *cobra.Command {
 	s := &settings{app: a}
+	kubeProxy := false
 	c := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove everything that the agent made on this host",
 		Long: `End the agent's pods and remove what it made: rules, mounts, namespaces, network
 configuration, cgroups and its own containerd. Stop the agent first; give the
 flags or the configuration it ran with. What the host had before stays.`,
-		Example: `  systemctl stop nodeagent && nodeagent cleanup`,
+		Example: `  systemctl stop nodeagent && nodeagent cleanup
+
+  # nothing of the agent's: the rules that a kube-proxy left on this host
+  nodeagent cleanup --kube-proxy`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load()
@@ -201,10 +205,14 @@ flags or the configuration it ran with. What the host had before stays.`,
 			}
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
+			if kubeProxy {
+				return a.agent.cleanupKubeProxy(ctx, a.streams.Out)
+			}
 			return a.agent.cleanup(ctx, cfg, a.streams.Out)
 		},
 	}
 	s.bind(c)
+	c.Flags().BoolVar(&kubeProxy, "kube-proxy", false, "remove what a kube-proxy left in the kernel, and nothing else; the agent may run")
 	return c
 }
 
@@ -215,4 +223,6 @@ type daemon struct {
 	run func(ctx context.Context, cfg *config.NodeAgentConfiguration,
 		load func() (*config.NodeAgentConfiguration, error), reload <-chan os.Signal) error
 	cleanup func(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Writer) error
+	// cleanupKubeProxy removes what a kube-proxy left.
+	cleanupKubeProxy func(ctx context.Context, out io.Writer) error
 }

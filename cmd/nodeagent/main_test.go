@@ -43,6 +43,10 @@ func newProgram(t *testing.T) *program {
 			p.ran = append(p.ran, cfg)
 			return p.fails
 		},
+		cleanupKubeProxy: func(_ context.Context, out io.Writer) error {
+			_, err := io.WriteString(out, "removed a rule\n")
+			return err
+		},
 	}
 	return p
 }
@@ -198,6 +202,14 @@ func TestDefaultConfigurationFile(t *testing.T) {
 	}
 	if code := p.main(t, "cleanup"); code != 1 || p.err.String() != "error: the agent's own\n" {
 		t.Errorf("cleanup: code %d, %s", code, &p.err)
+	}
+}
+
+// TestCleanupKubeProxy: nothing of the agent's is removed with kube-proxy's.
+func TestCleanupKubeProxy(t *testing.T) {
+	p := newProgram(t)
+	if code := p.main(t, "cleanup", "--kube-proxy"); code != 0 || p.out.String() != "removed a rule\n" || len(p.ran) > 0 {
+		t.Errorf("code %d, out %q, err %q, the agent's cleanup %v", code, &p.out, &p.err, p.ran)
 	}
 }
 

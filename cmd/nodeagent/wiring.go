@@ -20,5 +20,6 @@ func realDaemon() daemon {
 		cleanup: func(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Writer) error {
 			return agent.Cleanup(ctx, cfg, out)
 		},
+		cleanupKubeProxy: agent.CleanupKubeProxy,
 	}
 }

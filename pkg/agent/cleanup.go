@@ -17,6 +17,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/proxy"
+	"github.com/nodeagent/nodeagent/pkg/proxy/kubeproxy"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -84,6 +85,19 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 		}
 	}
 	return errors.Join(c.errs...)
+}
+
+// CleanupKubeProxy removes what a kube-proxy left in the kernel. An agent may
+// run meanwhile: nothing of it has such names.
+func CleanupKubeProxy(ctx context.Context, out io.Writer) error {
+	removed, err := kubeproxy.Remove(ctx)
+	for _, what := range removed {
+		fmt.Fprintf(out, "removed %s\n", what)
+	}
+	if len(removed) == 0 && err == nil {
+		fmt.Fprintln(out, "a kube-proxy left nothing here")
+	}
+	return err
 }
 
 // pods ends the pods that the runtime shows as ours.
