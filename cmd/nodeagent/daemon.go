@@ -197,7 +197,7 @@ flags or the configuration it ran with. What the host had before stays.`,
 
   # nothing of the agent's: the rules that a kube-proxy left on this host
   nodeagent cleanup --kube-proxy`,
-		Args:    cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load()
 			if err != nil {
