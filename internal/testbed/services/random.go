@@ -82,7 +82,7 @@ func randomPacket(r *rand.Rand, w *World, rs *ruleset.Ruleset, silences *int, la
 	dst := pick(r, "cluster", "cluster2", "external", "balancer", Node, "node2")
 	v6 := r.IntN(2) == 0
 	p := ruleset.Packet{
-		Src: Addr(from, v6), Dst: Addr(dst, v6), Proto: pick(r, ruleset.TCP, ruleset.UDP), Port: pick(r, uint16(80), 81),
+		Src: Addr(from, v6), Dst: Addr(dst, v6), Proto: pick(r, protocols()...), Port: pick(r, uint16(80), 81),
 		FromPod: from == PodA || from == PodB, FromNode: from == Node,
 	}
 	if p.ToNode = slices.Contains(NodeAddrs(), p.Dst); p.ToNode {

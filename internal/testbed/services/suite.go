@@ -2,6 +2,7 @@ package services
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/pkg/proxy/plan"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
@@ -62,6 +65,14 @@ func planNode() plan.Node {
 // Run runs the suite. The rows are applied one after the other, so each is a
 // change from the one before.
 func Run(t *testing.T, w *World, b Backend, lacks ...Lack) {
+	t.Run("SCTP_among_the_protocols", func(t *testing.T) {
+		switch err := noSCTP(); {
+		case errors.Is(err, unix.EPROTONOSUPPORT):
+			t.Skipf("this kernel has no SCTP sockets: %v", err)
+		case err != nil:
+			t.Fatal(err)
+		}
+	})
 	var old ruleset.Ruleset
 	for _, r := range rows {
 		t.Run(strings.ReplaceAll(r.name, " ", "_"), func(t *testing.T) {
@@ -79,7 +90,7 @@ func Run(t *testing.T, w *World, b Backend, lacks ...Lack) {
 					if slices.Contains(lacks, ClientAddress) {
 						c.source = ""
 					}
-					for _, proto := range []ruleset.Proto{ruleset.TCP, ruleset.UDP} {
+					for _, proto := range protocols() {
 						if err := c.run(w, proto, v6); err != nil {
 							t.Errorf("%s over %s to %s (IPv6 %t): %v", c.from, proto, c.to, v6, err)
 						}
@@ -113,7 +124,7 @@ func (r row) ruleset(t *testing.T) ruleset.Ruleset {
 	return plan.Make(m.Snapshot(), n)
 }
 
-// objects are the Service with a TCP and a UDP port 80, and its slices.
+// objects are the Service with a port 80 of each protocol, and its slices.
 func (s service) objects() []any {
 	if s.cluster == "" {
 		s.cluster = "cluster"
@@ -127,15 +138,15 @@ func (s service) objects() []any {
 		o.Spec.Ports = append(o.Spec.Ports, corev1.ServicePort{Name: name, Protocol: proto, Port: from})
 		ports = append(ports, discoveryv1.EndpointPort{Name: &name, Protocol: &proto, Port: &to})
 	}
-	if s.echo {
-		port("a-tcp", corev1.ProtocolTCP, 80, PortEcho)
-	} else {
-		port("a-tcp", corev1.ProtocolTCP, 80, PortA)
-	}
-	port("a-udp", corev1.ProtocolUDP, 80, PortA)
-	if s.second {
-		port("b-tcp", corev1.ProtocolTCP, 81, PortB)
-		port("b-udp", corev1.ProtocolUDP, 81, PortB)
+	for _, p := range protocols() {
+		proto, to := corev1.Protocol(strings.ToUpper(p.String())), int32(PortA)
+		if s.echo && p == ruleset.TCP {
+			to = PortEcho
+		}
+		port("a-"+p.String(), proto, 80, to)
+		if s.second {
+			port("b-"+p.String(), proto, 81, PortB)
+		}
 	}
 	if s.change != nil {
 		s.change(o)
@@ -254,7 +265,7 @@ func (c check) stick(w *World, proto ruleset.Proto, to ...netip.AddrPort) error 
 			first = server
 		}
 		if server != first || !slices.Contains(strings.Fields(c.want), server) {
-			return fmt.Errorf("%q answered after %q, want always the same of %s", server, first, c.want)
+			return fmt.Errorf("%s, %q answered after %q, want always the same of %s", got.Verdict, server, first, c.want)
 		}
 	}
 	return nil

@@ -189,6 +189,18 @@ func New(t testing.TB) *World {
 			t.Fatalf("hairpin on %s: %v", port, err)
 		}
 	}
+	if noSCTP() == nil {
+		// An ICMP error that answers the first packet comes while connect(2) still
+		// holds the socket, and is lost: only the one for the second counts.
+		for _, s := range setup {
+			for _, name := range []string{"min", "initial"} {
+				err := w.In(s.ns, func() error { return os.WriteFile("/proc/sys/net/sctp/rto_"+name, []byte("200"), 0o644) })
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
 	for name, value := range sysctls {
 		if err := w.Sysctl(name, value); err != nil {
 			t.Fatal(err)
@@ -261,9 +273,13 @@ func (w *World) ForgetFlows() {
 func (w *World) serve(host, name string, port int) {
 	for _, v6 := range []bool{false, true} {
 		addr := netip.AddrPortFrom(Addr(name, v6), uint16(port))
-		w.serveTCP(host, addr, func(c net.Conn) {
+		tell := func(c net.Conn) {
 			_, _ = c.Write(answer(name, port, c.RemoteAddr())) // who went away asked for nothing
-		})
+		}
+		w.serveTCP(host, addr, tell)
+		if noSCTP() == nil {
+			w.serveStreams(host, func() (net.Listener, error) { return listenSCTP(addr) }, tell)
+		}
 		var p net.PacketConn
 		err := w.In(host, func() (err error) { p, err = net.ListenPacket("udp", addr.String()); return err })
 		if err != nil {
@@ -288,9 +304,13 @@ func (w *World) serveTCP(host string, addr netip.AddrPort, serve func(net.Conn))
 	if addr.Addr().Is4() {
 		network = "tcp4"
 	}
+	w.serveStreams(host, func() (net.Listener, error) { return net.Listen(network, addr.String()) }, serve)
+}
+
+func (w *World) serveStreams(host string, listen func() (net.Listener, error), serve func(net.Conn)) {
 	var l net.Listener
-	if err := w.In(host, func() (err error) { l, err = net.Listen(network, addr.String()); return err }); err != nil {
-		w.t.Fatalf("serve %s of %s: %v", addr, host, err)
+	if err := w.In(host, func() (err error) { l, err = listen(); return err }); err != nil {
+		w.t.Fatalf("serve in %s: %v", host, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.t.Cleanup(func() { cancel(); l.Close() })
@@ -327,13 +347,17 @@ type Answer struct {
 // patience is how long an answer may take; silence is how long none is taken
 // for a drop.
 const (
-	patience = 5 * time.Second
+	patience = 20 * time.Second
 	silence  = 400 * time.Millisecond
 )
 
 // Dial connects from a host.
 func (w *World) Dial(ctx context.Context, from string, proto ruleset.Proto, to netip.AddrPort) (c net.Conn, err error) {
 	err = w.In(from, func() (err error) {
+		if proto == ruleset.SCTP {
+			c, err = dialSCTP(ctx, to)
+			return err
+		}
 		c, err = (&net.Dialer{}).DialContext(ctx, proto.String(), to.String())
 		return err
 	})
