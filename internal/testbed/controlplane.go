@@ -154,20 +154,6 @@ func (c *ControlPlane) Stop() {
 	c.apiserver = nil
 }
 
-// Freeze keeps the API server from answering while its connections stay open,
-// as a network that loses every packet does; Thaw ends that.
-func (c *ControlPlane) Freeze() { c.t.Helper(); c.signal(syscall.SIGSTOP) }
-
-// Thaw undoes Freeze.
-func (c *ControlPlane) Thaw() { c.t.Helper(); c.signal(syscall.SIGCONT) }
-
-func (c *ControlPlane) signal(sig syscall.Signal) {
-	c.t.Helper()
-	if err := syscall.Kill(c.apiserver.PID(), sig); err != nil {
-		c.t.Fatalf("signal kube-apiserver: %v", err)
-	}
-}
-
 // Compact makes etcd forget every revision but the current one. With an API
 // server that has been started again since, an older watch or list cannot be
 // continued ("410 Gone").

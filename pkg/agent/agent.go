@@ -26,6 +26,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxy"
 	"github.com/nodeagent/nodeagent/pkg/proxy/healthcheck"
 	"github.com/nodeagent/nodeagent/pkg/runtime/embedded"
+	"github.com/nodeagent/nodeagent/pkg/source/apiserver"
 	"github.com/nodeagent/nodeagent/pkg/source/push"
 	"github.com/nodeagent/nodeagent/pkg/store"
 	"github.com/nodeagent/nodeagent/pkg/volumes"
@@ -107,6 +108,7 @@ type agent struct {
 	events     *events.Recorder
 	store      *store.Store
 	push       *push.Source
+	cluster    *apiserver.Source // nil without a kubeconfig
 	proxy      *proxy.Proxy
 	health     *healthcheck.Server
 	cni        *cni.Manager
@@ -151,6 +153,7 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 	}
 	a.volumes = a.newVolumes()
 	a.newProxy()
+	a.cluster = a.newCluster()
 	return a, nil
 }
 
@@ -166,6 +169,9 @@ func (a *agent) run(ctx context.Context) error {
 		g.Go(func() error { return r.Run(ctx, a.store) })
 	}
 	g.Go(func() error { return a.runProxy(ctx) })
+	if a.cluster != nil {
+		g.Go(func() error { return a.cluster.Run(ctx) })
+	}
 	g.Go(func() error { return srv.Run(ctx) })
 	g.Go(func() error { return a.runNode(ctx) })
 	g.Go(func() error { return a.housekeep(ctx) })
@@ -260,7 +266,7 @@ func (a *agent) alive(within time.Duration) error {
 func (a *agent) announce(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for a.node.Load() == nil && !a.idle.Load() || !a.store.AllTried() {
+	for a.node.Load() == nil && !a.idle.Load() || !a.allTried() {
 		select {
 		case <-ctx.Done():
 			return nil

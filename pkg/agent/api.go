@@ -50,7 +50,7 @@ func (a *agent) Info() api.Info {
 // Sources implements server.Node.
 func (a *agent) Sources() []api.Source {
 	var out []api.Source
-	for _, s := range a.store.Sources() {
+	for _, s := range a.sourceStates() {
 		out = append(out, api.Source(s))
 	}
 	return out

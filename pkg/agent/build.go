@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/cni"
@@ -100,7 +101,7 @@ func (a *agent) newServer() (*server.Server, error) {
 		},
 		NodeName: a.cfg.NodeName, Version: a.o.Build.Version, PodLogDir: a.cfg.PodLogDir,
 		Pods: a.store, Push: a.push, Resources: a.store, PushResources: a.push, Events: a.events, Streams: streams{a}, Node: a, Images: imageAPI{a},
-		Checks: a.proxyCheck(),
+		Checks: slices.Concat(a.proxyCheck(), a.clusterChecks()),
 	})
 }
 

@@ -181,7 +181,7 @@ func (a *agent) collect(ctx context.Context, n *node) {
 }
 
 func (a *agent) countSources() {
-	for _, s := range a.store.Sources() {
+	for _, s := range a.sourceStates() {
 		a.metrics.Source(s.Name, s.Synced, len(s.Problems))
 	}
 }
@@ -200,7 +200,7 @@ func (a *agent) reportProblems(ctx context.Context) error {
 				a.nodeEvent(v1.EventTypeWarning, reason, problem)
 			}
 		}
-		for _, s := range a.store.Sources() {
+		for _, s := range a.sourceStates() {
 			if s.Error != "" {
 				report(s.Name, "SourceFailing", store.Problem{Origin: s.Target, Err: errors.New(s.Error)}.String())
 			}

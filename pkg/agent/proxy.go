@@ -26,6 +26,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/server/api"
+	"github.com/nodeagent/nodeagent/pkg/source/apiserver"
 )
 
 // changePatience is how long a change may wait for the kernel before /healthz
@@ -80,7 +81,12 @@ func (b watched[W]) Close() error {
 }
 
 // proxyInputs must have given all that they have before the proxy begins.
-func (a *agent) proxyInputs() []string { return nil }
+func (a *agent) proxyInputs() []string {
+	if a.cfg.Kubeconfig != "" {
+		return apiserver.Inputs()
+	}
+	return nil
+}
 
 func (a *agent) newProxy() {
 	node := a.proxyNode()
