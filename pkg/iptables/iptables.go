@@ -36,6 +36,8 @@ const (
 type Tool struct {
 	Variant Variant
 	V6      bool
+	// Mode is what Info says of the variant, for who has asked already.
+	Mode Variant
 	// LockWait is how long others may hold the lock of iptables; 0 is 30 s.
 	LockWait time.Duration
 	// Around runs each transaction; nil is nobody who wants to know.

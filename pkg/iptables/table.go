@@ -93,8 +93,15 @@ func target(rule string) string {
 // loaded says that the kernel has that table. The older variant makes one by
 // asking for it, which costs every packet something from then on.
 func (t Tool) loaded(table string) bool {
-	info, err := t.Info()
-	if err != nil || info.Variant != Legacy {
+	mode := t.Mode
+	if mode == Default {
+		info, err := t.Info()
+		if err != nil {
+			return true // who runs the programs will see why
+		}
+		mode = info.Variant
+	}
+	if mode != Legacy {
 		return true
 	}
 	names := "/proc/thread-self/net/ip_tables_names"
@@ -157,19 +164,21 @@ func (have Table) removal(table string) []byte {
 	return b.Bytes()
 }
 
-// All are the programs that the host has, of both variants and families. A
-// variant that only plain iptables offers is the Default one.
+// All are the programs that the host has, of both variants and families, with
+// their Mode. A variant that only plain iptables offers is the Default one.
 func All() []Tool {
 	var out []Tool
 	for _, v6 := range []bool{false, true} {
 		plain := Tool{V6: v6}
 		have, err := plain.Info()
 		if err == nil {
+			plain.Mode = have.Variant
 			out = append(out, plain)
 		}
 		for _, v := range []Variant{NFT, Legacy} {
 			other := Tool{Variant: v, V6: v6}
 			if info, err := other.Info(); err == nil && info.Variant != have.Variant {
+				other.Mode = info.Variant
 				out = append(out, other)
 			}
 		}

@@ -75,10 +75,8 @@ func chains(ctx context.Context, remove bool) (found []string, err error) {
 		}
 		some, err := do(ctx, chain)
 		errs = append(errs, err)
-		info, err := t.Info()
-		errs = append(errs, err)
 		for _, c := range some {
-			found = append(found, "chain "+c+" of "+iptables.Tool{Variant: info.Variant, V6: t.V6}.Program(""))
+			found = append(found, "chain "+c+" of "+iptables.Tool{Variant: t.Mode, V6: t.V6}.Program(""))
 		}
 	}
 	return found, errors.Join(errs...)

@@ -46,6 +46,8 @@ type Backend struct {
 	// families are those that the host has; known once something was loaded.
 	families []family
 	node     ruleset.Node
+	mode     iptables.Variant   // likewise
+	alone    bool               // the other variant has nothing of ours
 	monitor  *nfmonitor.Monitor // is told which transactions are ours; may be nil
 	legacy   *legacyWatch       // likewise
 }
@@ -64,7 +66,7 @@ func New(opts Options) *Backend {
 }
 
 func (b *Backend) tool(f family) iptables.Tool {
-	return iptables.Tool{Variant: b.opts.Variant, V6: f.v6, LockWait: b.opts.LockWait, Around: b.around}
+	return iptables.Tool{Variant: b.opts.Variant, Mode: b.mode, V6: f.v6, LockWait: b.opts.LockWait, Around: b.around}
 }
 
 // Apply makes the kernel hold now. old is what the last successful Apply was
@@ -82,7 +84,11 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	}
 	full := !b.loaded || !old.Node.Equal(now.Node)
 	if full {
-		b.families, b.node = b.present(), now.Node
+		info, err := b.tool(ipv4).Info()
+		if err != nil {
+			return err
+		}
+		b.mode, b.families, b.node = info.Variant, b.present(), now.Node
 	}
 	b.loaded = false
 	changes := ruleset.Diff(old, now)
@@ -113,8 +119,7 @@ func (b *Backend) around(transaction func() error) error {
 	return err
 }
 
-// present are the families that the host has. IPv4 is one of them: without it
-// Apply is to say what is missing.
+// present are the families that the host has; IPv4 is one of them.
 func (b *Backend) present() []family {
 	if _, err := os.Stat("/proc/thread-self/net/if_inet6"); err != nil {
 		b.opts.Log.Info("this kernel has no IPv6: Services are programmed for IPv4 only")
@@ -245,29 +250,25 @@ func (t *table) jumpChanges(have iptables.Table) []string {
 }
 
 // removeOther removes what we left in the other variant before the host went
-// over to this one.
+// over to this one, once.
 func (b *Backend) removeOther(ctx context.Context) {
-	for _, t := range b.others() {
+	if b.alone {
+		return
+	}
+	b.alone = true
+	for _, t := range b.all() {
+		if t.Mode == b.mode {
+			continue
+		}
 		removed, err := t.Remove(ctx, own)
 		if err != nil {
+			b.alone = false
 			b.opts.Log.Warn("chains of ours may be left in the other variant of iptables", "program", t.Program(""), "error", err)
 		}
 		if len(removed) > 0 {
 			b.opts.Log.Info("removed our chains from the other variant of iptables", "program", t.Program(""), "chains", len(removed))
 		}
 	}
-}
-
-// others are the programs of variants that are not the backend's.
-func (b *Backend) others() []iptables.Tool {
-	info, err := b.tool(ipv4).Info()
-	if err != nil {
-		return nil
-	}
-	return slices.DeleteFunc(b.all(), func(t iptables.Tool) bool {
-		other, err := t.Info()
-		return err != nil || other.Variant == info.Variant
-	})
 }
 
 func (b *Backend) all() []iptables.Tool {

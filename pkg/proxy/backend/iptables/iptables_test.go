@@ -441,3 +441,47 @@ func BenchmarkOneMoreThan10000(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkConnect connects through one Service, alone and among 10,000.
+func BenchmarkConnect(b *testing.B) {
+	for _, v := range []programs.Variant{programs.NFT, programs.Legacy} {
+		b.Run(string(v), func(b *testing.B) {
+			w := services.New(b)
+			be := backend(b, w, v)
+			to := netip.AddrPortFrom(services.Addr("cluster", false), 80)
+			rulesets := []ruleset.Ruleset{many(11), many(10_000)}
+			for _, r := range rulesets {
+				f := r.Find(ruleset.Key{Addr: to.Addr(), Proto: ruleset.TCP, Port: 80})
+				f.Endpoints = []netip.AddrPort{netip.AddrPortFrom(services.Addr(services.PodA, false), services.PortA)}
+			}
+			rulesets[0].Frontends, rulesets[0].ClusterIPs = rulesets[0].Frontends[10:], rulesets[0].ClusterIPs[10:]
+			took := make([][]time.Duration, len(rulesets))
+			var old ruleset.Ruleset
+			for b.Loop() { // in turns: the machine does other things, too
+				for i, r := range rulesets {
+					apply(b, be, old, r)
+					old = r
+					err := w.In(services.Client, func() error {
+						for range 500 {
+							start := time.Now()
+							c, err := net.Dial("tcp", to.String())
+							if err != nil {
+								return err
+							}
+							took[i] = append(took[i], time.Since(start))
+							c.Close()
+						}
+						return nil
+					})
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			for i, name := range []string{"alone-p50-us", "among-p50-us"} {
+				slices.Sort(took[i])
+				b.ReportMetric(float64(took[i][len(took[i])/2].Nanoseconds())/1000, name)
+			}
+		})
+	}
+}
