@@ -245,3 +245,18 @@ func BenchmarkOneMoreThan10000(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 }
+
+// One Service of 5,000 endpoints: load it, and take one endpoint out or in.
+func BenchmarkFiveThousandEndpoints(b *testing.B) {
+	w := services.New(b)
+	be := backend(b, w)
+	old, now := services.ManyRuleset(5000), services.ManyRuleset(4999)
+	start := time.Now()
+	apply(b, be, ruleset.Ruleset{}, old)
+	load := time.Since(start)
+	for b.Loop() {
+		apply(b, be, old, now)
+		old, now = now, old
+	}
+	b.ReportMetric(float64(load.Milliseconds()), "load-ms")
+}

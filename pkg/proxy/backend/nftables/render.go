@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,10 +77,14 @@ func (r renderer) share(out *rendered, f *ruleset.Frontend, key, verdicts string
 	if f.Affinity > 0 {
 		class = r.affinity(out, f, to, m)
 	} else {
-		slots := fmt.Sprintf("%s-%d", verdicts, len(to))
-		class = r.class(out, f.Key.NodePort(), slots, len(to), m)
-		for i, e := range to {
-			out.elements = append(out.elements, element{slots, key + " . " + strconv.Itoa(i), endpoint(e)})
+		places, size := layout(to)
+		slots := fmt.Sprintf("%s-%d", verdicts, size)
+		class = r.class(out, f.Key.NodePort(), slots, size, len(to) > exact, m)
+		for i, p := range places {
+			out.elements = append(out.elements, element{slots, key + " . " + strconv.Itoa(p), endpoint(to[i])})
+		}
+		if len(to) > exact {
+			out.elements = append(out.elements, element{slots, key + " . " + strconv.Itoa(size), endpoint(to[0])})
 		}
 	}
 	out.elements = append(out.elements, element{verdicts, key, "goto " + class})
@@ -89,22 +95,72 @@ func (r renderer) share(out *rendered, f *ruleset.Frontend, key, verdicts string
 // not make in the same run (it reads the types back wrong: "conflicting
 // protocols specified: ip vs. th"). The modulus in the map's declaration is of
 // no importance, it only gives the slot its type.
-func (r renderer) class(out *rendered, nodePort bool, slots string, n int, m ruleset.Masquerade) string {
+func (r renderer) class(out *rendered, nodePort bool, slots string, n int, holes bool, m ruleset.Masquerade) string {
 	key := "$IP daddr . meta l4proto . th dport"
 	if nodePort {
 		key = "meta l4proto . th dport"
 	}
-	key += fmt.Sprintf(" . numgen random mod %d", n)
-	pick := "to-" + slots
-	out.objects = append(out.objects,
-		object{kind: "map", name: slots, spec: "typeof " + key + " : $IP daddr . th dport;"},
-		object{kind: "chain", name: pick, rules: []string{"dnat $IP to " + key + " map @" + slots}})
-	if m == ruleset.MasqueradeNone {
-		return pick
+	draw := fmt.Sprintf("%s . numgen random mod %d", key, n)
+	pick := object{kind: "chain", name: "to-" + slots, rules: []string{"dnat $IP to " + draw + " map @" + slots}}
+	if holes {
+		pick.rules = slices.Repeat(pick.rules, draws)
+		pick.rules = append(pick.rules, fmt.Sprintf("dnat $IP to %s . numgen random mod 1 offset %d map @%s", key, n, slots))
 	}
-	marked := object{kind: "chain", name: pick + "-" + m.String(), rules: []string{r.markRule(m), "goto " + pick}}
+	out.objects = append(out.objects,
+		object{kind: "map", name: slots, spec: "typeof " + draw + " : $IP daddr . th dport;"}, pick)
+	if m == ruleset.MasqueradeNone {
+		return pick.name
+	}
+	marked := object{kind: "chain", name: pick.name + "-" + m.String(), rules: []string{r.markRule(m), "goto " + pick.name}}
 	out.objects = append(out.objects, marked)
 	return marked.name
+}
+
+const (
+	// exact is up to how many endpoints each has the slot of its rank, so that
+	// a draw always hits one. A change moves all that come after.
+	exact = 64
+	// crowd is how many of more endpoints share a bucket at most, on average.
+	crowd = 24
+	// draws are made until one hits an endpoint: at least 30 of 100 do.
+	draws = 24
+)
+
+// layout says which slot each endpoint has, and how many slots there are. Many
+// endpoints are scattered over buckets by a hash of their own, so that a change
+// moves those of one bucket only, and the layout depends on nothing but who is
+// there. The slots at a bucket's end are holes: who draws one draws again, so
+// all endpoints have the same chance. After too many draws it is the first one
+// that gets the connection, by a slot of its own behind the others.
+func layout(to []netip.AddrPort) (places []int, size int) {
+	places = make([]int, len(to))
+	if len(to) <= exact {
+		for i := range places {
+			places[i] = i
+		}
+		return places, len(to)
+	}
+	buckets := 1
+	for len(to) > buckets*crowd {
+		buckets *= 2
+	}
+	used := make([]int, buckets)
+	bucket := make([]int, len(to))
+	most := 0
+	for i, e := range to {
+		h := fnv.New64a()
+		b, _ := e.MarshalBinary() // it never fails
+		_, _ = h.Write(b)
+		bucket[i] = int(h.Sum64()>>20) & (buckets - 1) // low bits of FNV are poor
+		places[i] = used[bucket[i]]
+		used[bucket[i]]++
+		most = max(most, used[bucket[i]])
+	}
+	room := (most + 7) / 8 * 8 // so that it seldom changes
+	for i := range places {
+		places[i] += bucket[i] * room
+	}
+	return places, buckets * room
 }
 
 // affinity is a chain for these endpoints of this Service. Each endpoint has
