@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what nodeagent needs from Debian's own archive, and says what.
 #
-#   hack/install-deps.sh run     what a node needs: containerd, runc, CNI plugins, iptables
+#   hack/install-deps.sh run     what a node needs: containerd, runc, CNI plugins, iptables, nftables
 #   hack/install-deps.sh test    that, and what the tests need
 #
 # A program that is there already, from whatever package, is left alone:
@@ -16,6 +16,7 @@ containerd:containerd
 runc:runc
 /usr/lib/cni/bridge|/opt/cni/bin/bridge:containernetworking-plugins
 iptables:iptables
+nft:nftables
 ip:iproute2
 nsenter:util-linux
 mount:mount
@@ -26,7 +27,6 @@ curl:curl
 test_deps='
 conntrack:conntrack
 ipset:ipset
-nft:nftables
 gcc:gcc
 aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu
 qemu-aarch64-static:qemu-user-static

@@ -118,6 +118,8 @@ func checks() []check {
 		{"nftables", nftables},
 		{"conntrack", conntrack},
 		{"ipvs", feature("CONFIG_IP_VS", "ip_vs", Warn, "only an ipvs proxy needs it")},
+		{"proxy mode", proxyMode},
+		{"proxy health port", proxyPort},
 		{"container runtime", containerRuntime},
 		{"runc", runc},
 		{"CNI plugins", cniPlugins},

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
@@ -101,7 +103,7 @@ func good() (*fakeHost, *config.NodeAgentConfiguration) {
 			"/sys/fs/cgroup/cgroup.controllers":             "cpuset cpu io memory pids\n",
 			"/proc/self/mountinfo":                          "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n",
 			"/proc/filesystems":                             "nodev\toverlay\n",
-			"/boot/config-6.1.0-18-cloud-amd64":             "CONFIG_BRIDGE=m\nCONFIG_VETH=m\nCONFIG_IP_VS=m\n# CONFIG_X is not set\n",
+			"/boot/config-6.1.0-18-cloud-amd64":             "CONFIG_BRIDGE=m\nCONFIG_VETH=m\nCONFIG_IP_VS=m\nCONFIG_NF_TABLES=y\n# CONFIG_X is not set\n",
 			"/lib/modules/6.1.0-18-cloud-amd64/modules.dep": "kernel/net/bridge/bridge.ko: kernel/net/llc/llc.ko\nkernel/drivers/net/veth.ko.xz:\nkernel/net/netfilter/ipvs/ip_vs.ko:\n",
 			"/proc/sys/net/netfilter/nf_conntrack_max":      "262144\n",
 			"/proc/sys/net/ipv4/ip_forward":                 "1\n",
@@ -198,10 +200,19 @@ func inTheKernel() map[string]finding {
 		"module not there": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
 			h.files["/lib/modules/6.1.0-18-cloud-amd64/modules.dep"] = "kernel/drivers/net/veth.ko:\n"
 		}, "bridge", Fail, "not installed"},
-		"no iptables":     {func(h *fakeHost, _ *config.NodeAgentConfiguration) { delete(h.programs, "iptables") }, "iptables", Fail, "apt install iptables"},
-		"broken iptables": {func(h *fakeHost, _ *config.NodeAgentConfiguration) { h.programs["iptables"] = "!" }, "iptables", Fail, "does not run"},
-		"no nft":          {func(h *fakeHost, _ *config.NodeAgentConfiguration) { delete(h.programs, "nft") }, "nftables", Warn, "apt install nftables"},
-		"broken nft":      {func(h *fakeHost, _ *config.NodeAgentConfiguration) { h.programs["nft"] = "!" }, "nftables", Warn, "does not run"},
+		"no iptables":       {func(h *fakeHost, _ *config.NodeAgentConfiguration) { delete(h.programs, "iptables") }, "iptables", Fail, "apt install iptables"},
+		"broken iptables":   {func(h *fakeHost, _ *config.NodeAgentConfiguration) { h.programs["iptables"] = "!" }, "iptables", Fail, "does not run"},
+		"no nft":            {func(h *fakeHost, _ *config.NodeAgentConfiguration) { delete(h.programs, "nft") }, "nftables", Warn, "apt install nftables"},
+		"broken nft":        {func(h *fakeHost, _ *config.NodeAgentConfiguration) { h.programs["nft"] = "!" }, "nftables", Warn, "does not run"},
+		"proxy without nft": {func(h *fakeHost, _ *config.NodeAgentConfiguration) { delete(h.programs, "nft") }, "proxy mode", Info, "iptables; not nftables: no program nft"},
+		"proxy of no use":   {func(_ *fakeHost, c *config.NodeAgentConfiguration) { c.ProxyMode = config.ProxyNone }, "proxy mode", OK, "somebody else"},
+		"proxy that cannot be": {func(h *fakeHost, c *config.NodeAgentConfiguration) {
+			c.ProxyMode = config.ProxyNFTables
+			delete(h.programs, "nft")
+		}, "proxy mode", Fail, "nftables is not possible: no program nft"},
+		"another proxy": {func(h *fakeHost, c *config.NodeAgentConfiguration) {
+			h.busy[c.Proxy.HealthzBindAddress] = unix.EADDRINUSE
+		}, "proxy health port", Warn, "nodeagent cleanup --kube-proxy"},
 		"legacy iptables": {func(h *fakeHost, _ *config.NodeAgentConfiguration) {
 			h.programs["iptables"] = "iptables v1.8.7 (legacy)"
 		}, "iptables", OK, "flavour legacy"},
