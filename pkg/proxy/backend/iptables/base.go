@@ -40,6 +40,8 @@ const (
 	toVerdicts    = "-m mark --mark 0x8000/0x8000 -j " + verdicts
 )
 
+const dropInvalid = "-m conntrack --ctstate INVALID -j DROP"
+
 // family is what differs between IPv4 and IPv6.
 type family struct {
 	v6       bool
@@ -102,7 +104,7 @@ func baseTables(f family, node ruleset.Node) []table {
 			// An out-of-window packet of a translated connection would reach the
 			// client with the endpoint's address, and the client's reset end the
 			// connection (kubernetes issue 74839).
-			"-m conntrack --ctstate INVALID -j DROP",
+			dropInvalid,
 			// Where the policy is to forward nothing, as Docker's is.
 			"-m mark --mark 0x4000/0x4000 -j ACCEPT",
 			"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/iptables"
 	"github.com/nodeagent/nodeagent/pkg/nfmonitor"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
@@ -77,11 +78,6 @@ func (b *Backend) tool(f family) iptables.Tool {
 func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if now.Node.LoopbackNodePorts {
-		if err := b.opts.RouteLocalnet(); err != nil {
-			return fmt.Errorf("node ports on 127.0.0.1 need net.ipv4.conf.all.route_localnet=1: %w", err)
-		}
-	}
 	full := !b.loaded || !old.Node.Equal(now.Node)
 	if full {
 		info, err := b.tool(ipv4).Info()
@@ -101,6 +97,11 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 		}
 		if err != nil {
 			return fmt.Errorf("program %d Services' frontends (%s): %w", len(now.Frontends), f, err)
+		}
+	}
+	if now.Node.LoopbackNodePorts { // not before the rules that keep others out
+		if err := b.opts.RouteLocalnet(); err != nil {
+			return fmt.Errorf("node ports on 127.0.0.1 need net.ipv4.conf.all.route_localnet=1: %w", err)
 		}
 	}
 	if full {
@@ -179,7 +180,14 @@ func tables(f family, now ruleset.Ruleset) []table {
 
 // replace makes all our chains and removes those that are not needed.
 func (b *Backend) replace(ctx context.Context, f family, now ruleset.Ruleset) error {
+	liberal, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
 	for _, t := range tables(f, now) {
+		if err == nil && strings.TrimSpace(string(liberal)) != "0" {
+			// What is out of the window is not INVALID then; kube-proxy leaves the rest alone, too.
+			for i := range t.chains {
+				t.chains[i].rules = slices.DeleteFunc(t.chains[i].rules, func(rule string) bool { return rule == dropInvalid })
+			}
+		}
 		if err := b.replaceTable(ctx, b.tool(f), &t); err != nil {
 			return fmt.Errorf("table %s: %w", t.name, err)
 		}
@@ -194,7 +202,11 @@ func (b *Backend) replaceTable(ctx context.Context, tool iptables.Tool, t *table
 	if err != nil {
 		return err
 	}
-	for text := t.replacement(have); text != nil; text = t.replacement(have) {
+	for range 3 {
+		text := t.replacement(have)
+		if text == nil {
+			return nil
+		}
 		if err := tool.Restore(ctx, text); err != nil {
 			return err
 		}
@@ -205,7 +217,7 @@ func (b *Backend) replaceTable(ctx context.Context, tool iptables.Tool, t *table
 			return nil
 		}
 	}
-	return nil
+	return errdefs.Errorf(errdefs.ErrTransient, "it has %d chains %s* where %d were made: is another agent at work?", len(have.Chains), Prefix, len(t.chains))
 }
 
 // replacement is the transaction from what is there; nil is none.

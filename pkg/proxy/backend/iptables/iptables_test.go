@@ -262,6 +262,20 @@ func watch(t *testing.T, v programs.Variant) {
 	}
 }
 
+// Where the kernel takes what is out of the window, nothing INVALID is dropped.
+func TestLiberalConntrack(t *testing.T) {
+	w := services.New(t)
+	for value, want := range map[string]int{"0": 2, "1": 0} { // once in each family
+		if err := w.Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", value); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, backend(t, w, programs.NFT), ruleset.Ruleset{}, many(1))
+		if got := strings.Count(kernel(t, w, programs.NFT), "INVALID -j DROP"); got != want {
+			t.Errorf("nf_conntrack_tcp_be_liberal %s: %d rules drop what is INVALID, want %d", value, got, want)
+		}
+	}
+}
+
 // The error of a lock that others hold says so.
 func TestLocked(t *testing.T) {
 	w := services.New(t)
