@@ -142,7 +142,7 @@ var rows = []row{
 	{name: "node port on loopback", services: one(nodePort, PodA+" "+Remote), node: func(n *plan.Node) {
 		n.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("127.0.0.0/8")}
 	}, checks: []check{
-		{from: Node, to: "loopback:30080", want: PodA + " " + Remote, source: "node", only: "v4"},
+		{from: Node, to: "loopback:30080", want: PodA + " " + Remote, source: "node", only: "v4", needs: LoopbackPorts},
 		{from: Client, to: "node:30080", want: PodA + " " + Remote},
 	}},
 	{name: "external IP", services: one(externalIPs, PodA+" "+Remote), checks: []check{

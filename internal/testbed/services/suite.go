@@ -50,6 +50,7 @@ type service struct {
 type check struct {
 	from, to, want, source string
 	only                   string // "v4" or "v6", where the other has no such thing
+	needs                  Lack   // who lacks it has no such thing
 	// sticky: one of want answers every time, and at this other place, too.
 	sticky string
 }
@@ -84,7 +85,7 @@ func Run(t *testing.T, w *World, b Backend, lacks ...Lack) {
 			w.ForgetFlows()
 			for _, c := range r.checks {
 				for _, v6 := range []bool{false, true} {
-					if c.only == "v4" && v6 || c.only == "v6" && !v6 {
+					if c.only == "v4" && v6 || c.only == "v6" && !v6 || slices.Contains(lacks, c.needs) {
 						continue
 					}
 					if slices.Contains(lacks, ClientAddress) {
