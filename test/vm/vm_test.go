@@ -19,6 +19,7 @@ import (
 var backends = []struct{ pkg, test string }{
 	{"./pkg/proxy/backend/nftables", "TestConformance"},
 	{"./pkg/proxy/backend/iptables", "TestConformance"},
+	{"./pkg/proxy/backend/ipvs", "Test.*"},
 }
 
 // TestGuest boots the guest and gives it to each test in turn. What they leave

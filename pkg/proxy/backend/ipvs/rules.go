@@ -1,0 +1,319 @@
+package ipvs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
+)
+
+// family is one of the two nftables tables.
+type family struct {
+	name     string // of nft's family, and of the header in rules
+	any      netip.Addr
+	loopback string
+}
+
+var families = []family{
+	{"ip", netip.IPv4Unspecified(), "127.0.0.0/8"},
+	{"ip6", netip.IPv6Unspecified(), "::1"},
+}
+
+func (f family) has(a netip.Addr) bool { return a.Is4() == f.any.Is4() }
+
+// connMark is set on a connection between the choice of an endpoint and
+// postrouting, if it is to be masqueraded. The packet's own mark is IPVS's.
+const connMark = "0x4000"
+
+// base is a family's table without any Service. IPVS takes packets that are
+// for the node itself at priority 98 of input, and at -98 of output; just
+// before, dispatch refuses, drops, or marks what begins a connection.
+//
+//   - services and nodeports: what happens at an address or at a port of the
+//     node; nodeport-marks, inside and inside-nodeports: the virtual service,
+//     where it has a mark.
+//   - virtual: addresses that the node has only because of Services. The kernel
+//     takes them for its own, so nothing else may be reached there: neither a
+//     node port nor a process that listens on all addresses.
+//
+// A refused TCP connection is reset and not answered with ICMP: over IPv6
+// Linux tries once more after that and takes a second.
+const base = `
+map services { typeof $IP daddr . meta l4proto . th dport : verdict; }
+map nodeports { typeof meta l4proto . th dport : verdict; }
+map nodeport-marks { typeof meta l4proto . th dport : meta mark; }
+map inside { typeof $IP daddr . meta l4proto . th dport : meta mark; }
+map inside-nodeports { typeof meta l4proto . th dport : meta mark; }
+set firewall { typeof $IP daddr . meta l4proto . th dport; }
+set allowed { typeof $IP daddr . meta l4proto . th dport . $IP saddr; flags interval; }
+set virtual { typeof $IP daddr; }
+set hairpin { typeof $IP saddr . $IP daddr; }
+
+chain refuse {
+	meta l4proto tcp reject with tcp reset
+	reject
+}
+chain to-none {
+	accept
+}
+chain to-remote {
+	$REMOTE ct mark set ct mark or $MARK
+	accept
+}
+chain to-all {
+	ct mark set ct mark or $MARK
+	accept
+}
+chain inside-dispatch {
+	meta mark set $IP daddr . meta l4proto . th dport map @inside goto to-remote
+	$NODEPORT meta mark set meta l4proto . th dport map @inside-nodeports goto to-remote
+}
+chain dispatch {
+	$IP daddr . meta l4proto . th dport @firewall $IP daddr . meta l4proto . th dport . $IP saddr != @allowed drop
+	$LOCALPOD
+	fib saddr type local jump inside-dispatch
+	$IP daddr . meta l4proto . th dport vmap @services
+	$IP daddr @virtual goto refuse
+	$SERVICECIDRS
+	$NODEPORT meta mark set meta l4proto . th dport map @nodeport-marks
+	$NODEPORT meta l4proto . th dport vmap @nodeports
+}
+chain input {
+	type filter hook input priority 97;
+	ct state new jump dispatch
+}
+chain output {
+	type filter hook output priority -101;
+	ct state new jump dispatch
+}
+chain after-ipvs {
+	type filter hook output priority -350;
+	meta mark & $OURMASK == $OURMARK meta mark set 0
+}
+chain postrouting {
+	type nat hook postrouting priority 100;
+	ct mark and $MARK != 0 ct mark set ct mark xor $MARK masquerade fully-random
+	$IP saddr . $IP daddr @hairpin masquerade fully-random
+}
+`
+
+// expand writes the family's words for IP, LOOPBACK and the marks.
+func (f family) expand(text string) string {
+	return strings.NewReplacer("$IP", f.name, "$MARK", connMark,
+		"$OURMASK", fmt.Sprintf("%#x", uint32(markMask)), "$OURMARK", fmt.Sprintf("%#x", uint32(markOurs))).Replace(text)
+}
+
+// baseTable is the table for that node.
+func baseTable(f family, node ruleset.Node) string {
+	local, remote := localPods(f, node.LocalPods)
+	if local != "" {
+		local += " jump inside-dispatch"
+	}
+	cidrs := prefixSet(f, node.ServiceCIDRs)
+	if cidrs != "" {
+		if served := addrSet(f, node.Served); served != "" {
+			cidrs += " $IP daddr != " + served
+		}
+		cidrs = "$IP daddr " + cidrs + " drop"
+	}
+	nodePort := nodePorts(f, node)
+	var out strings.Builder
+	for line := range strings.Lines(base) {
+		if strings.Contains(line, "$NODEPORT") && nodePort == "" {
+			continue
+		}
+		out.WriteString(strings.NewReplacer("$LOCALPOD", local, "$REMOTE", remote, "$SERVICECIDRS", cidrs, "$NODEPORT", nodePort).Replace(line))
+	}
+	return f.expand(fmt.Sprintf("table $IP %s {%s}\n", Table, out.String()))
+}
+
+// nodePorts is the condition that a packet is for a node port's address, "" if
+// there are none.
+func nodePorts(f family, node ruleset.Node) string {
+	if slices.Contains(node.NodePortAddresses, f.any) {
+		return "fib daddr type local $IP daddr != " + f.loopback
+	}
+	if set := addrSet(f, node.NodePortAddresses); set != "" {
+		return "$IP daddr " + set
+	}
+	return ""
+}
+
+// localPods are the conditions that a packet is from a pod of this node ("" is
+// never), and that it is not ("" is always).
+func localPods(f family, l ruleset.LocalPods) (local, remote string) {
+	if l.Interface != "" {
+		return fmt.Sprintf("iifname %q", l.Interface), fmt.Sprintf("iifname != %q", l.Interface)
+	}
+	set := prefixSet(f, l.Prefixes)
+	if set == "" {
+		return "", ""
+	}
+	return "$IP saddr " + set, "$IP saddr != " + set
+}
+
+// prefixSet and addrSet are an anonymous set of the family's, "" if there are
+// none.
+func prefixSet(f family, all []netip.Prefix) string {
+	return set(all, func(p netip.Prefix) bool { return f.has(p.Addr()) })
+}
+
+func addrSet(f family, all []netip.Addr) string { return set(all, f.has) }
+
+func set[T fmt.Stringer](all []T, has func(T) bool) string {
+	var out []string
+	for _, e := range all {
+		if has(e) {
+			out = append(out, e.String())
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return "{ " + strings.Join(out, ", ") + " }"
+}
+
+// element is an entry of a map, or without a value of a set.
+type element struct{ in, key, value string }
+
+// elements are those of a frontend. Its marks exist.
+func (m *marks) elements(f *ruleset.Frontend) (out []element) {
+	at := fmt.Sprintf("%s . %d", f.Key.Proto, f.Key.Port)
+	verdicts, insides := "nodeports", "inside-nodeports"
+	if !f.Key.NodePort() {
+		at = f.Key.Addr.String() + " . " + at
+		verdicts, insides = "services", "inside"
+	}
+	add := func(in, key, value string) { out = append(out, element{in, key, value}) }
+	hex := func(inside bool) string { return fmt.Sprintf("%#x", uint32(m.of[marked{f.Key, inside}])) }
+	switch {
+	case len(f.Endpoints) > 0:
+		if f.Key.NodePort() {
+			add("nodeport-marks", at, hex(false))
+		}
+		add(verdicts, at, "goto to-"+f.Masquerade.String())
+	case f.Empty == ruleset.Reject:
+		add(verdicts, at, "goto refuse")
+	default:
+		add(verdicts, at, "drop")
+	}
+	if len(f.Inside) > 0 {
+		add(insides, at, hex(true))
+	}
+	if len(f.SourceRanges) > 0 {
+		add("firewall", at, "")
+		for _, p := range f.SourceRanges {
+			add("allowed", at+" . "+p.String(), "")
+		}
+	}
+	return out
+}
+
+// transaction collects what one family's table needs.
+type transaction struct {
+	family   family
+	del, add map[string]*bytes.Buffer // by map or set
+}
+
+func newTransaction(f family) *transaction {
+	return &transaction{f, map[string]*bytes.Buffer{}, map[string]*bytes.Buffer{}}
+}
+
+func put(to map[string]*bytes.Buffer, in, text string) {
+	b := to[in]
+	if b == nil {
+		b = &bytes.Buffer{}
+		to[in] = b
+	} else {
+		b.WriteString(", ")
+	}
+	b.WriteString(text)
+}
+
+// difference leaves alone what stays the same.
+func (t *transaction) difference(before, after []element) {
+	old := make(map[element]bool, len(before))
+	for _, e := range before {
+		old[e] = true
+	}
+	for _, e := range after {
+		if old[e] {
+			delete(old, e)
+			continue
+		}
+		text := e.key
+		if e.value != "" {
+			text += " : " + e.value
+		}
+		put(t.add, e.in, text)
+	}
+	for _, e := range before { // in their order, for one that reads it
+		if old[e] {
+			put(t.del, e.in, e.key)
+		}
+	}
+}
+
+func (t *transaction) addrs(set string, old, now []netip.Addr, text func(netip.Addr) string) {
+	gone, added := ruleset.DiffAddrs(old, now)
+	for _, a := range gone {
+		if t.family.has(a) {
+			put(t.del, set, text(a))
+		}
+	}
+	for _, a := range added {
+		if t.family.has(a) {
+			put(t.add, set, text(a))
+		}
+	}
+}
+
+// write writes what goes before what comes in its place.
+func (t *transaction) write(out *bytes.Buffer) {
+	for _, part := range []struct {
+		verb string
+		all  map[string]*bytes.Buffer
+	}{{"delete", t.del}, {"add", t.add}} {
+		for _, in := range slices.Sorted(maps.Keys(part.all)) {
+			fmt.Fprintf(out, "%s element %s %s %s { %s }\n", part.verb, t.family.name, Table, in, part.all[in])
+		}
+	}
+}
+
+// nft runs one transaction, if there is something in it; the caller holds the
+// lock.
+func (b *Backend) nft(ctx context.Context, text *bytes.Buffer) error {
+	if text.Len() == 0 {
+		return nil
+	}
+	return b.monitor.Counted(func() error { return b.run(ctx, text) })
+}
+
+// run runs nft. It dies with us: one that outlives an agent would change the
+// tables under the next one. The kernel sends that signal when the thread ends,
+// so the thread is kept.
+func (b *Backend) run(ctx context.Context, text *bytes.Buffer) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, b.opts.Nft[0], append(slices.Clone(b.opts.Nft[1:]), "-f", "-")...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var out bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = text, &out, &out
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("%w: install nftables, or choose another --proxy-mode", err)
+	} else if err != nil {
+		lines := strings.SplitN(strings.TrimSpace(out.String()), "\n", 6)
+		return fmt.Errorf("nft: %w: %s", err, strings.Join(lines[:min(5, len(lines))], "\n"))
+	}
+	return nil
+}

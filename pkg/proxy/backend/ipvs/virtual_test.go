@@ -1,0 +1,310 @@
+package ipvs
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/nodeagent/nodeagent/internal/testbed"
+	"github.com/nodeagent/nodeagent/internal/testbed/services"
+	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
+)
+
+// fakeTable keeps state and refuses what the kernel refuses.
+type fakeTable struct {
+	services map[key]map[netip.AddrPort]int
+	spec     map[key]service
+	messages int
+}
+
+func newFake() *fakeTable {
+	return &fakeTable{services: map[key]map[netip.AddrPort]int{}, spec: map[key]service{}}
+}
+
+func (f *fakeTable) do(s step) error {
+	f.messages++
+	k := s.of.key
+	dests, there := f.services[k]
+	_, known := dests[s.dest.addr]
+	switch {
+	case s.what == putService && s.exists != there:
+		return fmt.Errorf("%s: the service is there: %t", s, there)
+	case s.what != putService && !there:
+		return fmt.Errorf("%s: no such service", s)
+	case s.what == putDest && s.exists != known, s.what == deleteDest && !known:
+		return fmt.Errorf("%s: the server is there: %t", s, known)
+	}
+	switch s.what {
+	case putService:
+		if !there {
+			f.services[k] = map[netip.AddrPort]int{}
+		}
+		spec := s.of
+		spec.dests = nil
+		f.spec[k] = spec
+	case deleteService:
+		delete(f.services, k)
+		delete(f.spec, k)
+	case putDest:
+		dests[s.dest.addr] = s.dest.weight
+	case deleteDest:
+		delete(dests, s.dest.addr)
+	}
+	return nil
+}
+
+// now is what the fake holds, as a state.
+func (f *fakeTable) now() state {
+	out := state{}
+	for k, s := range f.spec {
+		for a, weight := range f.services[k] {
+			s.dests = append(s.dests, destination{addr: a, weight: weight})
+		}
+		slices.SortFunc(s.dests, func(a, b destination) int { return a.addr.Compare(b.addr) })
+		out[k] = &s
+	}
+	return out
+}
+
+// serving leaves out what is on its way out.
+func serving(s state) map[key]service {
+	out := map[key]service{}
+	for k, v := range s {
+		one := *v
+		one.dests = slices.DeleteFunc(slices.Clone(one.dests), func(d destination) bool { return d.weight == 0 })
+		if len(one.dests) > 0 {
+			out[k] = one
+		}
+	}
+	return out
+}
+
+// Random changes: the kernel accepts each message, we remember what it holds,
+// and it serves what a fresh start would.
+func TestChanges(t *testing.T) {
+	for _, scheduler := range []string{"rr", "dh", "mh"} {
+		r := rand.New(rand.NewPCG(1, 2))
+		b, fake := New(Options{Scheduler: scheduler}), newFake()
+		b.have, b.marks = state{}, newMarks()
+		var old ruleset.Ruleset
+		for i := range 500 {
+			now := services.RandomRuleset(t, r)
+			targets, _, err := b.plan(false, old, now, ruleset.Diff(old, now), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, target := range targets {
+				for _, s := range target.steps(b.have[target.key], nil) {
+					if err := fake.do(s); err != nil {
+						t.Fatalf("change %d: %v", i, err)
+					}
+					b.have.apply(s)
+				}
+			}
+			old = now
+			if i%50 != 0 {
+				continue
+			}
+			if got := fake.now(); !reflect.DeepEqual(serving(got), serving(b.have)) || len(got) != len(b.have) {
+				t.Fatalf("change %d: the kernel holds\n%v\nwe remember\n%v", i, got, b.have)
+			}
+			fresh := newFake()
+			other := New(Options{Scheduler: scheduler})
+			other.marks = newMarks()
+			targets, _, err = other.plan(true, ruleset.Ruleset{}, now, ruleset.Diff(ruleset.Ruleset{}, now), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, target := range targets {
+				for _, s := range target.steps(nil, nil) {
+					if err := fresh.do(s); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if got, want := serving(fake.now()), serving(fresh.now()); !reflect.DeepEqual(got, want) {
+				t.Fatalf("change %d (%s): it serves\n%v\na fresh start\n%v", i, scheduler, got, want)
+			}
+		}
+	}
+}
+
+// What happens to servers that go, by protocol, scheduler and address.
+func TestGone(t *testing.T) {
+	at := netip.MustParseAddrPort("10.1.0.1:80")
+	of := func(k key, scheduler string, to ...netip.AddrPort) *service {
+		s := newService(k, scheduler, 0, to)
+		return &s
+	}
+	tcp := key{addr: netip.MustParseAddr("10.96.0.1"), proto: ruleset.TCP, port: 80}
+	udp := tcp
+	udp.proto = ruleset.UDP
+	outside := tcp
+	outside.addr = netip.MustParseAddr("203.0.113.1")
+	cidrs := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
+	for name, c := range map[string]struct {
+		have, want *service
+		steps      string
+	}{
+		"the last server":         {of(tcp, "rr", at), of(tcp, "rr"), "[change server 10.1.0.1:80 of 10.96.0.1:80/tcp]"},
+		"over UDP":                {of(udp, "rr", at), of(udp, "rr"), "[delete server 10.1.0.1:80 of 10.96.0.1:80/udp]"},
+		"with dh":                 {of(tcp, "dh", at), of(tcp, "dh"), "[delete server 10.1.0.1:80 of 10.96.0.1:80/tcp]"},
+		"the Service":             {of(tcp, "rr", at), nil, "[change server 10.1.0.1:80 of 10.96.0.1:80/tcp]"},
+		"the Service over UDP":    {of(udp, "rr", at), nil, "[delete virtual service 10.96.0.1:80/udp (scheduler rr)]"},
+		"an external address":     {of(outside, "rr", at), nil, "[delete virtual service 203.0.113.1:80/tcp (scheduler rr)]"},
+		"a mark":                  {of(key{mark: markOurs | 5}, "rr", at), nil, "[change server 10.1.0.1:80 of mark 0x4e000005]"},
+		"with the scheduler":      {of(tcp, "rr", at), of(tcp, "lc"), "[change virtual service 10.96.0.1:80/tcp (scheduler lc) delete server 10.1.0.1:80 of 10.96.0.1:80/tcp]"},
+		"nothing where there was": {nil, nil, "[]"},
+	} {
+		k := tcp
+		for _, s := range []*service{c.have, c.want} {
+			if s != nil {
+				k = s.key
+			}
+		}
+		if got := fmt.Sprint(target{k, c.want}.steps(c.have, cidrs)); got != c.steps {
+			t.Errorf("%s: %s, want %s", name, got, c.steps)
+		}
+	}
+}
+
+// A frontend has the same mark after a restart, and no two have one.
+func TestMarks(t *testing.T) {
+	all, again := newMarks(), newMarks()
+	seen := map[mark]marked{}
+	for port := range uint16(20000) {
+		for _, proto := range []ruleset.Proto{ruleset.TCP, ruleset.UDP, ruleset.SCTP} {
+			for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+				of := marked{ruleset.Key{Addr: any, Proto: proto, Port: port}, port%2 == 0}
+				m, err := all.get(of)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if other, taken := seen[m]; taken {
+					t.Fatalf("%v and %v have mark %#x", of, other, m)
+				}
+				seen[m] = of
+				if !m.ours() || m.is4() != any.Is4() || m.protocol() != proto {
+					t.Fatalf("%v has mark %#x", of, m)
+				}
+				if port < 3 {
+					if second, err := again.get(of); err != nil || second != m {
+						t.Errorf("%v has mark %#x, after a restart %#x", of, m, second)
+					}
+				}
+			}
+		}
+	}
+	of := seen[slices.Max(slices.Collect(func(yield func(mark) bool) {
+		for m := range seen {
+			if !yield(m) {
+				return
+			}
+		}
+	}))]
+	before := all.of[of]
+	all.release(of)
+	if again, err := all.get(of); err != nil || again != before {
+		t.Errorf("released and asked for again: %#x, before %#x", again, before)
+	}
+}
+
+// Only what Services brought is routed; the range covers its own.
+func TestDestinations(t *testing.T) {
+	a := netip.MustParseAddr
+	r := ruleset.Ruleset{
+		Node:       ruleset.Node{ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}},
+		ClusterIPs: []netip.Addr{a("10.96.0.1"), a("10.97.0.1")},
+	}
+	for _, ip := range []string{"0.0.0.0", "10.96.0.1", "192.0.2.1", "203.0.113.1", "203.0.113.1", "2001:db8::1"} {
+		r.Frontends = append(r.Frontends, ruleset.Frontend{Key: ruleset.Key{Addr: a(ip)}})
+	}
+	routes, virtual := destinations(&r, map[netip.Addr]bool{a("192.0.2.1"): true})
+	if got, want := fmt.Sprint(routes), "[10.96.0.0/16 10.97.0.1/32 192.0.2.1/32 203.0.113.1/32 2001:db8::1/128]"; got != want {
+		t.Errorf("routes %s, want %s", got, want)
+	}
+	if got, want := fmt.Sprint(virtual), "[10.96.0.1 10.97.0.1 203.0.113.1 2001:db8::1]"; got != want {
+		t.Errorf("virtual %s, want %s", got, want)
+	}
+}
+
+// nft takes every rule, whatever the node is like.
+func TestRules(t *testing.T) {
+	testbed.Require(t, "nft", "unshare")
+	prefixes := func(all ...string) (out []netip.Prefix) {
+		for _, p := range all {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	for name, node := range map[string]ruleset.Node{
+		"bare": {},
+		"by prefix": {
+			LocalPods:         ruleset.LocalPods{Prefixes: prefixes("10.244.1.0/24", "fd00:1::/64")},
+			ServiceCIDRs:      prefixes("10.96.0.0/16", "fd00:96::/112"),
+			Served:            []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::a")},
+			NodePortAddresses: []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()},
+		},
+		"by interface": {LocalPods: ruleset.LocalPods{Interface: "cn*"}, NodePortAddresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
+	} {
+		b := New(Options{Nft: []string{"unshare", "--net", "nft"}})
+		b.marks = newMarks()
+		r := rand.New(rand.NewPCG(1, 2))
+		for range 10 {
+			now := services.RandomRuleset(t, r)
+			now.Node = node
+			_, text, err := b.plan(true, ruleset.Ruleset{}, now, ruleset.Diff(ruleset.Ruleset{}, now), now.ClusterIPs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.nft(context.Background(), text); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	if err := New(Options{Nft: []string{"/no/such/nft"}}).run(context.Background(), nil); err == nil {
+		t.Error("no nft is no error")
+	}
+}
+
+// What we change ourselves is not taken for others' doing.
+func TestOwnChangesAreNotForeign(t *testing.T) {
+	testbed.Require(t, "nft", "nsenter")
+	if err := Supported(context.Background()); err != nil {
+		t.Skip(err)
+	}
+	w := services.New(t)
+	b := New(Options{Nft: w.Command("nft"), In: func(f func() error) error { return w.In(services.Node, f) }})
+	defer b.Close()
+	watch, err := b.Watch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(chan struct{}, 100)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- watch.Run(ctx, func() { found <- struct{}{} }) }()
+	r := rand.New(rand.NewPCG(5, 6))
+	var old ruleset.Ruleset
+	for i := range 30 {
+		now := services.RandomRuleset(t, r)
+		if i%5 == 4 {
+			b.Forget()
+		}
+		if err := b.Apply(context.Background(), old, now); err != nil {
+			t.Fatal(err)
+		}
+		old = now
+		if foreign, err := watch.look(true); err != nil || foreign != "" {
+			t.Fatalf("change %d: %q, %v", i, foreign, err)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil || len(found) > 0 {
+		t.Errorf("%d changes by others, %v", len(found), err)
+	}
+}
