@@ -19,6 +19,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/events"
 	"github.com/nodeagent/nodeagent/pkg/proxy"
 	"github.com/nodeagent/nodeagent/pkg/proxy/backend/iptables"
+	"github.com/nodeagent/nodeagent/pkg/proxy/backend/ipvs"
 	"github.com/nodeagent/nodeagent/pkg/proxy/backend/nftables"
 	"github.com/nodeagent/nodeagent/pkg/proxy/backend/userspace"
 	"github.com/nodeagent/nodeagent/pkg/proxy/healthcheck"
@@ -36,6 +37,7 @@ const changePatience = time.Minute
 // proxyModes are in the order in which auto tries them.
 func (a *agent) proxyModes() []proxy.Mode {
 	nft, ipt := nftables.Options{Log: a.log}, iptables.Options{Log: a.log}
+	vs := ipvs.Options{Scheduler: a.cfg.Proxy.IPVSScheduler, StrictARP: a.cfg.Proxy.IPVSStrictARP, Log: a.log}
 	return []proxy.Mode{
 		{
 			Name: config.ProxyNFTables, Kernel: true,
@@ -46,6 +48,11 @@ func (a *agent) proxyModes() []proxy.Mode {
 			Name: config.ProxyIPTables, Kernel: true,
 			Detect: func(ctx context.Context) error { _, err := iptables.New(ipt).Detect(ctx); return err },
 			New:    func() proxy.Backend { return watched[*iptables.Watch]{iptables.New(ipt)} },
+		},
+		{
+			Name: config.ProxyIPVS, Kernel: true,
+			Detect: func(ctx context.Context) error { return ipvs.Detect(ctx, vs) },
+			New:    func() proxy.Backend { return watched[*ipvs.Watch]{ipvs.New(vs)} },
 		},
 		{
 			Name:   config.ProxyUserspace,
