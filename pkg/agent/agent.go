@@ -172,6 +172,7 @@ func (a *agent) run(ctx context.Context) error {
 	if a.cluster != nil {
 		g.Go(func() error { return a.cluster.Run(ctx) })
 	}
+	g.Go(func() error { return a.runServices(ctx) })
 	g.Go(func() error { return srv.Run(ctx) })
 	g.Go(func() error { return a.runNode(ctx) })
 	g.Go(func() error { return a.housekeep(ctx) })

@@ -27,6 +27,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/server/api"
+	"github.com/nodeagent/nodeagent/pkg/services"
 	"github.com/nodeagent/nodeagent/pkg/source/apiserver"
 )
 
@@ -89,6 +90,9 @@ func (b watched[W]) Close() error {
 
 // proxyInputs must have given all that they have before the proxy begins.
 func (a *agent) proxyInputs() []string {
+	if a.servesManifests() {
+		return []string{services.Input}
+	}
 	if a.cfg.Kubeconfig != "" {
 		return apiserver.Inputs()
 	}

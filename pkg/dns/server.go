@@ -75,6 +75,9 @@ type Observation struct {
 	Took     time.Duration
 }
 
+// RcodeName is the response code in words: NOERROR, NXDOMAIN, …
+func (o Observation) RcodeName() string { return dns.RcodeToString[o.Rcode] }
+
 // Server answers queries. Make it with New.
 type Server struct {
 	o       Options

@@ -44,6 +44,7 @@ type Metrics struct {
 	probeDuration    *prometheus.HistogramVec
 
 	proxy *proxyMetrics // nil without a proxy
+	dns   dns
 }
 
 // Build is what nodeagent_build_info and kubelet_node_name say.
@@ -91,6 +92,7 @@ func New(b Build) *Metrics {
 		m.podStart, m.podWorker, m.startedPods, m.startedPodErrors, m.startedContainer, m.startedErrors,
 		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, m.probes, m.probeDuration, info, node,
 	)
+	m.dns = newDNS(m.registry)
 	return m
 }
 

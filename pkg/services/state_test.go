@@ -1,5 +1,7 @@
 package services
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and still what people write by hand.
+
 import (
 	"fmt"
 	"slices"
