@@ -5,7 +5,6 @@ package bench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -128,34 +127,42 @@ func connects(n *testbed.Node, ip string, d time.Duration) (took []float64, err 
 }
 
 // requests is how many requests a second four clients get answered, each over a
-// connection of its own.
-func requests(n *testbed.Node, ip string, d time.Duration) (float64, error) {
-	var done atomic.Int64
+// connection of its own, and how many were not answered at all.
+func requests(n *testbed.Node, ip string, d time.Duration) (rate float64, failed int64, err error) {
+	var done, lost atomic.Int64
 	var g errgroup.Group
 	end := time.Now().Add(d)
 	for range 4 {
 		g.Go(func() error {
 			return n.In(func() error {
-				buf := []byte("ping")
 				for time.Now().Before(end) {
-					c, err := dial(ip)
-					if err != nil {
-						return err
+					if err := request(ip); err != nil {
+						lost.Add(1)
+					} else {
+						done.Add(1)
 					}
-					_, err = c.Write(buf)
-					if err == nil {
-						_, err = io.ReadFull(c, buf)
-					}
-					c.Close()
-					if err != nil {
-						return fmt.Errorf("a request: %w", err)
-					}
-					done.Add(1)
 				}
 				return nil
 			})
 		})
 	}
-	err := g.Wait()
-	return float64(done.Load()) / d.Seconds(), err
+	err = g.Wait()
+	return float64(done.Load()) / d.Seconds(), lost.Load(), err
+}
+
+func request(ip string) error {
+	c, err := dial(ip)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	buf := []byte("ping")
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := c.Write(buf); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(c, buf)
+	return err
 }

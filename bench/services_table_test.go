@@ -49,6 +49,7 @@ func serviceMeasures() []serviceMeasure {
 		{"new", "a new Service asked for → its first connect succeeds", "ms", false, map[string]target{nft: {figure: 20}, ipt: {figure: 60}, legacy: {perFloor: 2}}},
 		{"connect", "connect through the last Service", "µs", false, map[string]target{nft: connect, ipt: connect, legacy: connect}},
 		{"rate", "requests through it, 4 at once", "1/s", true, nil},
+		{"lost", "requests without an answer", "", false, nil},
 		{"changes", "endpoint changes that the API server managed", "1/s", true, nil},
 		{"cpu", "CPU of one core meanwhile, with children", "%", false, nil},
 		{"mem", "highest memory meanwhile (VmRSS)", "MB", false, map[string]target{nft: memory, ipt: memory, legacy: memory}},

@@ -89,11 +89,12 @@ func (c *cluster) measure(t *testing.T, r results, p servicesPlan, s proxy, size
 		t.Fatal(err)
 	}
 	r.add(sized("connect", size), s.name, took...)
-	rate, err := requests(st.n, c.probes[len(c.probes)-1], p.load)
-	if err != nil {
-		t.Fatal(err)
+	rate, failed, err := requests(st.n, c.probes[len(c.probes)-1], p.load)
+	if err != nil || rate == 0 {
+		t.Fatalf("%s: no request is answered, %d failed: %v", s.name, failed, err)
 	}
 	r.add(sized("rate", size), s.name, rate)
+	r.add(sized("lost", size), s.name, float64(failed))
 	c.newServices(t, r, p, s, st, size)
 	if size > 0 {
 		c.underChurn(t, r, p, s, st, size)
