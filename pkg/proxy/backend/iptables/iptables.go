@@ -31,10 +31,7 @@ type Options struct {
 	Variant iptables.Variant
 	// LockWait is how long others may hold the lock of iptables; 0 is 30 s.
 	LockWait time.Duration
-	// RouteLocalnet turns net.ipv4.conf.all.route_localnet on; nil writes to
-	// /proc/sys.
-	RouteLocalnet func() error
-	Log           *slog.Logger
+	Log      *slog.Logger
 }
 
 // Backend owns the chains that begin with Prefix, in the network namespace of
@@ -55,11 +52,6 @@ type Backend struct {
 
 // New touches nothing yet.
 func New(opts Options) *Backend {
-	if opts.RouteLocalnet == nil {
-		opts.RouteLocalnet = func() error {
-			return os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1\n"), 0o644)
-		}
-	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
@@ -100,7 +92,7 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 		}
 	}
 	if now.Node.LoopbackNodePorts { // not before the rules that keep others out
-		if err := b.opts.RouteLocalnet(); err != nil {
+		if err := routeLocalnet(true); err != nil {
 			return fmt.Errorf("node ports on 127.0.0.1 need net.ipv4.conf.all.route_localnet=1: %w", err)
 		}
 	}
@@ -201,6 +193,11 @@ func (b *Backend) replaceTable(ctx context.Context, tool iptables.Tool, t *table
 	have, err := tool.Read(ctx, t.name, own)
 	if err != nil {
 		return err
+	}
+	if t.name == "raw" && !tool.V6 {
+		if err := t.closeLoopback(have); err != nil {
+			return err
+		}
 	}
 	for range 3 {
 		text := t.replacement(have)
@@ -306,6 +303,13 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	b.loaded = false
 	var errs []error
 	for _, t := range b.all() {
+		if !t.V6 {
+			have, err := t.Read(ctx, "raw", own)
+			if err == nil {
+				err = new(table).closeLoopback(have)
+			}
+			errs = append(errs, err)
+		}
 		if _, err := t.Remove(ctx, func(chain string) bool { return own(chain) || chain == probeChain }); err != nil {
 			errs = append(errs, fmt.Errorf("remove the chains %s*: %w", Prefix, err))
 		}

@@ -41,9 +41,8 @@ func (b inside) Cleanup(ctx context.Context) error {
 func backend(t testing.TB, w *services.World, v programs.Variant) inside {
 	testbed.Require(t, programs.Tool{Variant: v}.Program("restore"), programs.Tool{Variant: v, V6: true}.Program("restore"))
 	return inside{iptables.New(iptables.Options{
-		Variant:       v,
-		LockWait:      5 * time.Minute, // other tests of the machine have it, too
-		RouteLocalnet: func() error { return w.Sysctl("net/ipv4/conf/all/route_localnet", "1") },
+		Variant:  v,
+		LockWait: 5 * time.Minute, // other tests of the machine have it, too
 	}), w}
 }
 
@@ -260,6 +259,40 @@ func watch(t *testing.T, v programs.Variant) {
 	if n := len(changed); n > 0 {
 		t.Errorf("%d changes too many noticed", n)
 	}
+}
+
+// route_localnet is on no longer than the rules that keep neighbours out, unless
+// somebody else turned it on.
+func TestLoopbackIsClosedAgain(t *testing.T) {
+	each(t, func(t *testing.T, v programs.Variant) {
+		w := services.New(t)
+		const file = "net/ipv4/conf/all/route_localnet"
+		off, on := many(1), many(1)
+		on.Node.LoopbackNodePorts = true
+		for _, before := range []string{"0", "1"} {
+			if err := w.Sysctl(file, before); err != nil {
+				t.Fatal(err)
+			}
+			is := func(want string) {
+				t.Helper()
+				if got := strings.TrimSpace(run(t, w, "", "cat", "/proc/sys/"+file)); got != want {
+					t.Errorf("route_localnet, %s before, is %s, want %s", before, got, want)
+				}
+			}
+			b := backend(t, w, v)
+			apply(t, b, ruleset.Ruleset{}, on)
+			is("1")
+			apply(t, b, on, off)
+			is(before)
+			apply(t, b, off, on)
+			b = backend(t, w, v) // a restart does not forget whose it was
+			apply(t, b, ruleset.Ruleset{}, on)
+			if err := b.Cleanup(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			is(before)
+		}
+	})
 }
 
 // Where the kernel takes what is out of the window, nothing INVALID is dropped.
