@@ -37,6 +37,7 @@ type server struct {
 	history  []event
 	status   map[string]int // of a resource: what it is refused with
 	plain    bool           // knows no streaming lists
+	breakAt  int            // if set, lists of Services break off after so many
 	token    string         // what clients have to bring
 	requests []string
 }
@@ -153,7 +154,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	s.mu.Lock()
 	s.requests = append(s.requests, resource+"?"+r.URL.RawQuery)
-	status, plain, token, oldest := s.status[resource], s.plain, s.token, s.oldest
+	status, plain, token, oldest, breaks := s.status[resource], s.plain, s.token, s.oldest, s.breakAt > 0 && resource == Services
 	s.mu.Unlock()
 	since, _ := strconv.Atoi(q.Get("resourceVersion"))
 	stream := q.Get("sendInitialEvents") == "true"
@@ -165,6 +166,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusUnauthorized)
 	case status != 0:
 		s.refuse(w, status)
+	case q.Get("watch") != "true" && breaks:
+		s.refuse(w, http.StatusInternalServerError)
 	case q.Get("watch") != "true":
 		s.list(w, resource, q.Get("labelSelector"))
 	case stream && plain:
@@ -241,7 +244,11 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, resource, selecto
 	}
 	s.mu.Lock()
 	if stream {
-		for _, o := range s.sortedLocked(resource, selector) {
+		for i, o := range s.sortedLocked(resource, selector) {
+			if resource == Services && s.breakAt > 0 && i == s.breakAt {
+				s.mu.Unlock()
+				return
+			}
 			send("ADDED", typed(resource, o))
 		}
 		send("BOOKMARK", map[string]any{

@@ -21,20 +21,34 @@ type relay struct {
 	// tombstone is an object that stands for one of which the name is known.
 	tombstone func(metav1.ObjectMeta) any
 
-	mu    sync.Mutex
-	known map[servicemap.Name]struct{}
+	mu       sync.Mutex
+	known    map[servicemap.Name]struct{}
+	complete bool // there was a Replace
 }
 
 func newRelay(in *input, sink Sink, trim func(any), tombstone func(metav1.ObjectMeta) any) *relay {
 	return &relay{input: in, sink: sink, trim: trim, tombstone: tombstone, known: map[servicemap.Name]struct{}{}}
 }
 
-// Transformer implements cache.TransformingStore: what a streaming list
-// collects until it is complete is trimmed.
+// Transformer implements cache.TransformingStore: it sees each object of a
+// streaming list while the reflector still collects them. Until a first list is
+// complete nothing is applied, so the objects go on to the sink at once and the
+// reflector collects names; later ones wait for the rest, without what the proxy
+// does not read.
 func (r *relay) Transformer() cache.TransformFunc {
 	return func(object any) (any, error) {
-		r.trim(object)
-		return object, nil
+		r.mu.Lock()
+		complete := r.complete
+		r.mu.Unlock()
+		if complete {
+			r.trim(object)
+			return object, nil
+		}
+		name, err := nameOf(object)
+		if err == nil {
+			err = r.Update(object)
+		}
+		return &metav1.ObjectMeta{Namespace: name.Namespace.Value(), Name: name.Name}, err
 	}
 }
 
@@ -89,10 +103,12 @@ func (r *relay) Replace(objects []any, _ string) error {
 			}
 		}
 		for _, object := range objects {
-			r.sink.Upsert(object)
+			if _, given := object.(*metav1.ObjectMeta); !given {
+				r.sink.Upsert(object)
+			}
 		}
 	})
-	r.known = now
+	r.known, r.complete = now, true
 	r.input.replaced(len(now))
 	return nil
 }

@@ -236,18 +236,48 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestStreamedObjectsAreTrimmed: what a list holds in memory until it is
-// complete is no more than the proxy reads.
-func TestStreamedObjectsAreTrimmed(t *testing.T) {
+// TestStreamedObjects: what a list holds in memory until it is complete is no
+// more than the proxy reads, and of the first one nothing at all.
+func TestStreamedObjects(t *testing.T) {
 	s := newServer(t)
 	s.put(slice("e1"))
 	r := run(t, s)
 	r.awaitSynced()
-	got := r.objects["EndpointSlice d/e1"].(*discoveryv1.EndpointSlice)
+	get := func() *discoveryv1.EndpointSlice {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.objects["EndpointSlice d/e1"].(*discoveryv1.EndpointSlice)
+	}
+	if first := get(); len(first.ManagedFields) == 0 {
+		t.Error("an object of the first list was kept back")
+	}
+	s.edit(func() {
+		s.eventLocked(slice("e2"), true)
+		s.oldest = s.revision
+	})
+	r.awaitNames("after a second list", "EndpointSlice d/e1, EndpointSlice d/e2")
+	got := get()
 	if len(got.ManagedFields) > 0 || len(got.Labels) != 1 || len(got.Annotations) != 1 || got.Endpoints[0].TargetRef != nil ||
 		got.Labels[discoveryv1.LabelServiceName] != "s" || got.Annotations[corev1.EndpointsLastChangeTriggerTime] == "" {
 		t.Errorf("kept %+v", got)
 	}
+}
+
+// TestFirstListInterrupted: what a list that broke off has told of is deleted
+// when the next one does not have it.
+func TestFirstListInterrupted(t *testing.T) {
+	s := newServer(t)
+	s.put(service("s1"), service("s2"))
+	s.breakAt = 1
+	r := run(t, s)
+	r.awaitNames("the half of a list", "Service d/s1")
+	if r.source.State().Synced {
+		t.Error("the half of a list is taken for all")
+	}
+	s.remove(service("s1"))
+	s.edit(func() { s.breakAt = 0 })
+	r.awaitSynced()
+	r.awaitNames("the whole", "Service d/s2")
 }
 
 // TestOutage: nothing changes while the API server is away, and what was
