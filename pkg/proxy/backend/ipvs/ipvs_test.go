@@ -247,6 +247,7 @@ func weights(t *testing.T, w *services.World) map[string]int {
 
 func toHost(host string) ruleset.Ruleset {
 	r := many(1)
+	r.Frontends = r.Frontends[1:] // no node port
 	r.Frontends[0].Key.Addr = services.Addr("cluster", false)
 	r.Frontends[0].Endpoints = []netip.AddrPort{netip.AddrPortFrom(services.Addr(host, false), services.PortEcho)}
 	r.ClusterIPs = []netip.Addr{services.Addr("cluster", false)}
@@ -264,11 +265,13 @@ func watched(t *testing.T, w *services.World, clock func() time.Time, f func(b *
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- watch.Run(ctx, func() { t.Error("it is all ours") }) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
 	f(b)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
 }
 
 func dial(t *testing.T, w *services.World) *net.TCPConn {
