@@ -22,7 +22,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -42,10 +41,10 @@ type Options struct {
 	// Nft is the program and its first arguments; nil is nft. A test enters its
 	// namespace here.
 	Nft []string
-	// RouteLocalnet turns net.ipv4.conf.all.route_localnet on; nil writes to
-	// /proc/sys.
-	RouteLocalnet func() error
-	Log           *slog.Logger
+	// Localnet is the switch of the node's namespace; the zero value is that of
+	// the process.
+	Localnet Localnet
+	Log      *slog.Logger
 }
 
 // Backend owns the tables. It is safe for concurrent use.
@@ -68,10 +67,8 @@ func New(opts Options) *Backend {
 	if opts.Nft == nil {
 		opts.Nft = []string{"nft"}
 	}
-	if opts.RouteLocalnet == nil {
-		opts.RouteLocalnet = func() error {
-			return os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1\n"), 0o644)
-		}
+	if opts.Localnet.Set == nil {
+		opts.Localnet = ownLocalnet()
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -86,11 +83,6 @@ func New(opts Options) *Backend {
 func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if now.Node.LoopbackNodePorts {
-		if err := b.opts.RouteLocalnet(); err != nil {
-			return fmt.Errorf("node ports on 127.0.0.1 need net.ipv4.conf.all.route_localnet=1: %w", err)
-		}
-	}
 	full := !b.loaded || !old.Node.Equal(now.Node)
 	var text bytes.Buffer
 	var known clients
@@ -118,8 +110,18 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 		return nil
 	}
 	b.loaded = false
+	if full {
+		if err := b.openLoopback(ctx, now.Node, &text); err != nil {
+			return err
+		}
+	}
 	if err := b.nft(ctx, &text); err != nil {
 		return fmt.Errorf("program %d Service frontends: %w", len(changes), err)
+	}
+	if now.Node.LoopbackNodePorts {
+		if err := b.opts.Localnet.Set(true); err != nil {
+			return fmt.Errorf("node ports on 127.0.0.1 need net.ipv4.conf.all.route_localnet=1: %w", err)
+		}
 	}
 	b.loaded = true
 	return nil
@@ -137,6 +139,9 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.loaded = false
+	if err := b.closeLoopback(b.openedLoopback(ctx)); err != nil {
+		return err
+	}
 	var text bytes.Buffer
 	for _, f := range []family{ipv4, ipv6} {
 		fmt.Fprintf(&text, "add table %s %s\ndelete table %s %s\n", f.name, Table, f.name, Table)

@@ -21,9 +21,51 @@ import (
 func backend(t testing.TB, w *services.World) *nftables.Backend {
 	testbed.Require(t, "nft", "nsenter")
 	return nftables.New(nftables.Options{
-		Nft:           w.Command("nft"),
-		RouteLocalnet: func() error { return w.Sysctl("net/ipv4/conf/all/route_localnet", "1") },
+		Nft: w.Command("nft"),
+		Localnet: nftables.Localnet{
+			Get: func() (on bool, err error) { value, err := localnet(w); return value != "0", err },
+			Set: func(on bool) error { return w.Sysctl(localnetSysctl, map[bool]string{true: "1", false: "0"}[on]) },
+		},
 	})
+}
+
+const localnetSysctl = "net/ipv4/conf/all/route_localnet"
+
+func localnet(w *services.World) (string, error) {
+	args := append(w.Command("cat"), "/proc/sys/"+localnetSysctl)
+	out, err := exec.Command(args[0], args[1:]...).Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+// route_localnet is on no longer than the guard that keeps neighbours out, unless
+// somebody else turned it on.
+func TestLoopbackIsClosedAgain(t *testing.T) {
+	w := services.New(t)
+	off, on := many(1), many(1)
+	on.Node.LoopbackNodePorts = true
+	for _, before := range []string{"0", "1"} {
+		if err := w.Sysctl(localnetSysctl, before); err != nil {
+			t.Fatal(err)
+		}
+		is := func(want string) {
+			t.Helper()
+			if got, err := localnet(w); err != nil || got != want {
+				t.Errorf("route_localnet, %s before, is %s (%v), want %s", before, got, err, want)
+			}
+		}
+		b := backend(t, w)
+		apply(t, b, ruleset.Ruleset{}, on)
+		is("1")
+		apply(t, b, on, off)
+		is(before)
+		apply(t, b, off, on)
+		b = backend(t, w) // a restart does not forget whose it was
+		apply(t, b, ruleset.Ruleset{}, on)
+		if err := b.Cleanup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		is(before)
+	}
 }
 
 func apply(t testing.TB, b *nftables.Backend, old, now ruleset.Ruleset) {
