@@ -135,7 +135,8 @@ type world struct {
 	stop   func() error
 	mu     sync.Mutex
 	events []string
-	flows  int // looks at the kernel's flows
+	flows  int                           // looks at the kernel's flows
+	stale  netlink.CustomConntrackFilter // of the last look
 	addrs  []netip.Addr
 	moved  func()
 	health []string
@@ -237,10 +238,11 @@ func (w *world) Watch(ctx context.Context, changed func()) error {
 	return nil
 }
 
-func (w *world) ConntrackDeleteFilters(netlink.ConntrackTableType, netlink.InetFamily, ...netlink.CustomConntrackFilter) (uint, error) {
+func (w *world) ConntrackDeleteFilters(_ netlink.ConntrackTableType, _ netlink.InetFamily, filters ...netlink.CustomConntrackFilter) (uint, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.flows++
+	w.stale = filters[0]
 	return 0, nil
 }
 

@@ -104,7 +104,7 @@ func (p *Proxy) cleanFlows() error {
 		return nil
 	}
 	now := conntrack.Serving{Frontends: plan.ServingUDP(r.snapshot), NodeAddrs: map[netip.Addr]bool{}}
-	for _, a := range p.addresses { // only a pass writes them
+	for _, a := range r.applied.Node.ServeNodePorts(p.addresses) { // only a pass writes them
 		now.NodeAddrs[a] = true
 	}
 	if len(now.Frontends)+len(r.serving.Frontends) > 0 {

@@ -22,8 +22,9 @@ import (
 type Serving struct {
 	// Frontends by address and port; a node port by the unspecified address.
 	Frontends map[netip.AddrPort][]netip.AddrPort
-	// NodeAddrs are the node's addresses: only there a node port is one. The
-	// same number at another host is none of our business.
+	// NodeAddrs are the node's addresses that serve node ports: only there a
+	// node port is one. The same number at another host, or of a program of the
+	// node at another address, is none of our business.
 	NodeAddrs map[netip.Addr]bool
 }
 

@@ -187,6 +187,25 @@ func (n Node) Equal(o Node) bool {
 		slices.Equal(n.Served, o.Served)
 }
 
+// ServeNodePorts are the addresses that serve node ports on a node that has own.
+func (n Node) ServeNodePorts(own []netip.Addr) (out []netip.Addr) {
+	for _, a := range n.NodePortAddresses {
+		if !a.IsUnspecified() {
+			out = append(out, a)
+			continue
+		}
+		for _, o := range own {
+			if o.Is4() == a.Is4() && !o.IsLoopback() {
+				out = append(out, o)
+			}
+		}
+	}
+	if n.LoopbackNodePorts {
+		out = append(out, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	}
+	return out
+}
+
 // HealthCheck is the health-check node port of one Service in one family:
 // there a load balancer asks whether the node has endpoints of it.
 type HealthCheck struct {

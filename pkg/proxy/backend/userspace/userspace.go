@@ -186,6 +186,7 @@ func (b *Backend) serve() error {
 // refused nobody listens.
 func (b *Backend) wanted(privileged bool) map[ruleset.Key]*ruleset.Frontend {
 	want := make(map[ruleset.Key]*ruleset.Frontend, len(b.now.Frontends))
+	nodePortAddrs := b.now.Node.ServeNodePorts(b.node.addrs)
 	for _, nodePorts := range []bool{false, true} { // one address goes before all of them
 		for i := range b.now.Frontends {
 			f := &b.now.Frontends[i]
@@ -202,35 +203,15 @@ func (b *Backend) wanted(privileged bool) map[ruleset.Key]*ruleset.Frontend {
 				}
 				continue
 			}
-			for _, a := range b.nodePortAddrs(f.Key.Addr) {
+			for _, a := range nodePortAddrs {
 				key := ruleset.Key{Addr: a, Proto: f.Key.Proto, Port: f.Key.Port}
-				if want[key] == nil {
+				if a.Is4() == f.Key.Addr.Is4() && want[key] == nil {
 					want[key] = f
 				}
 			}
 		}
 	}
 	return want
-}
-
-// nodePortAddrs are the node's addresses of a family that serve node ports.
-func (b *Backend) nodePortAddrs(family netip.Addr) (out []netip.Addr) {
-	for _, a := range b.now.Node.NodePortAddresses {
-		switch {
-		case a == family:
-			for _, own := range b.node.addrs {
-				if own.Is4() == a.Is4() && !own.IsLoopback() {
-					out = append(out, own)
-				}
-			}
-		case a.Is4() == family.Is4() && !a.IsUnspecified():
-			out = append(out, a)
-		}
-	}
-	if b.now.Node.LoopbackNodePorts && family.Is4() {
-		out = append(out, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
-	}
-	return out
 }
 
 // addresses are those to be made the node's.
