@@ -36,10 +36,16 @@ type sliceEndpoint struct {
 	conditions Condition
 }
 
-// fromService is nil for a Service without kernel state: headless or
-// ExternalName.
+// proxyName is the label of a Service that another proxy serves.
+const proxyName = "service.kubernetes.io/service-proxy-name"
+
+// fromService is nil for a Service without kernel state: headless, ExternalName
+// or another proxy's.
 func fromService(o *corev1.Service) (*Service, error) {
 	bad := problems{object: "Service " + o.Namespace + "/" + o.Name}
+	if _, others := o.Labels[proxyName]; others {
+		return nil, nil
+	}
 	if o.Spec.Type == corev1.ServiceTypeExternalName || o.Spec.ClusterIP == "" || o.Spec.ClusterIP == corev1.ClusterIPNone {
 		return nil, nil
 	}
@@ -182,6 +188,10 @@ func addrs(bad *problems, what string, from []string) []netip.Addr {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
 			bad.add("%s %q: %w", what, s, err)
+			continue
+		}
+		if a.Zone() != "" {
+			bad.add("%s %q: it is an address of one interface, which no backend can serve", what, s)
 			continue
 		}
 		// The unspecified address would stand for every address of the node.

@@ -108,6 +108,61 @@ func TestLoopbackAndLinkLocalEndpointsAreRefused(t *testing.T) {
 	}
 }
 
+// A Service that cannot be said to the kernel, or is another proxy's, must not
+// be in the way of all others.
+func TestWhatIsLeftOut(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*corev1.Service)
+		fails  bool
+		want   string // its addresses
+	}{
+		{"an address of an interface", func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"fe80::1%eth0", "203.0.113.1"} }, true, "[10.96.0.1] [203.0.113.1]"},
+		{"no address", func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"somewhere"} }, true, "[10.96.0.1] []"},
+		{"the unspecified address", func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"0.0.0.0"} }, false, "[10.96.0.1] []"},
+		{"the same twice", func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"203.0.113.1", "::ffff:203.0.113.1"} }, false, "[10.96.0.1] [203.0.113.1]"},
+		{"another proxy's", func(s *corev1.Service) {
+			s.Labels = map[string]string{"service.kubernetes.io/service-proxy-name": "other"}
+		}, false, ""},
+		{"headless", func(s *corev1.Service) { s.Spec.ClusterIP = "None" }, false, ""},
+		{"ExternalName", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName }, false, ""},
+	} {
+		m := servicemap.New()
+		s := service("a", "10.96.0.1")
+		c.change(s)
+		_, err := m.Upsert(s)
+		got := ""
+		for _, s := range m.Snapshot() {
+			got += fmt.Sprint(s.ClusterIPs, " ", s.ExternalIPs)
+		}
+		if got != c.want || (err != nil) != c.fails {
+			t.Errorf("%s: got %q, %v; want %q", c.name, got, err, c.want)
+		}
+	}
+}
+
+// An EndpointSlice of names, an endpoint without addresses and a port without a
+// number serve nothing; of several addresses the first is the endpoint's.
+func TestOddSlices(t *testing.T) {
+	names := slice("names", "a", "example.org")
+	names.AddressType = discoveryv1.AddressTypeFQDN
+	several := slice("several", "a", "10.0.0.1")
+	several.Endpoints[0].Addresses = append(several.Endpoints[0].Addresses, "10.0.0.2")
+	several.Endpoints = append(several.Endpoints, discoveryv1.Endpoint{}, several.Endpoints[0])
+	everyPort := slice("every-port", "a", "10.0.0.3")
+	everyPort.Ports[0].Port = nil
+	otherName := slice("other-name", "a", "10.0.0.4")
+	otherName.Ports[0].Name = nil
+	m := servicemap.New()
+	_, _ = m.Upsert(service("a", "10.96.0.1"))
+	for _, s := range []*discoveryv1.EndpointSlice{names, several, everyPort, otherName} {
+		_, _ = m.Upsert(s)
+	}
+	if got := show(m.Snapshot()); got != "ns/a:http: 10.0.0.1:8080\n" {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestRunningGoesBeforeTerminating(t *testing.T) {
 	m := servicemap.New()
 	_, _ = m.Upsert(service("a", "10.96.0.1"))
