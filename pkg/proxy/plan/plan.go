@@ -43,8 +43,10 @@ func (p *planner) service(s *servicemap.Service) {
 	for _, ip := range s.ClusterIPs {
 		p.clusterIPs = append(p.clusterIPs, ip)
 		v := view{service: s, clusterIP: ip}
-		v.externalIPs = family(s.ExternalIPs, ip)
 		v.loadBalancerIPs = family(s.LoadBalancerIPs, ip)
+		// Who writes a load balancer's address down once more means no way round
+		// its source ranges.
+		v.externalIPs = slices.DeleteFunc(family(s.ExternalIPs, ip), func(a netip.Addr) bool { return slices.Contains(v.loadBalancerIPs, a) })
 		v.sourceRanges = p.sourceRanges(&v)
 		for i := range s.Ports {
 			p.port(&v, &s.Ports[i])
