@@ -51,7 +51,7 @@ func endpointSlices(s *v1.Service, pods []*v1.Pod, at Place) []*discoveryv1.Endp
 			if len(ports) == 0 && len(s.Spec.Ports) > 0 {
 				continue // it has none of the named ports
 			}
-			set := fmt.Sprint(portNumbers(ports))
+			set := portSet(ports)
 			slice := bySet[set]
 			if slice == nil {
 				slice = newSlice(s, family, len(bySet), ports)
@@ -134,12 +134,13 @@ func sidecars(p *v1.Pod) []v1.Container {
 	})
 }
 
-func portNumbers(ports []discoveryv1.EndpointPort) []int32 {
-	out := make([]int32, len(ports))
-	for i, p := range ports {
-		out[i] = *p.Port
+// portSet tells sets of ports apart: a pod may lack some of the named ones.
+func portSet(ports []discoveryv1.EndpointPort) string {
+	var out strings.Builder
+	for _, p := range ports {
+		fmt.Fprintf(&out, "%s=%d ", *p.Name, *p.Port)
 	}
-	return out
+	return out.String()
 }
 
 func endpoint(s *v1.Service, p *v1.Pod, addr string, at Place) discoveryv1.Endpoint {

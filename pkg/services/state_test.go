@@ -195,3 +195,25 @@ func TestNames(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// TestEndpointsWithSomeOfThePorts: two pods that have one number each, by
+// different names.
+func TestEndpointsWithSomeOfThePorts(t *testing.T) {
+	web := service("web", func(s *v1.Service) {
+		s.Spec.Ports = []v1.ServicePort{
+			{Name: "a", Protocol: v1.ProtocolTCP, Port: 80, TargetPort: intstr.FromString("http")},
+			{Name: "b", Protocol: v1.ProtocolTCP, Port: 81, TargetPort: intstr.FromString("admin")},
+		}
+	})
+	admin := runningPod("admin", "web", "10.1.0.2", 8080)
+	admin.Spec.Containers[0].Ports[0].Name = "admin"
+	s := newState(testPools(), Place{NodeName: "here"}, time.Now)
+	s.update(desired([]*v1.Pod{runningPod("http", "web", "10.1.0.1", 8080), admin}, web))
+	var got []string
+	for _, slice := range s.services[podKey("web")].slices {
+		got = append(got, *slice.Ports[0].Name+" "+shown([]*discoveryv1.EndpointSlice{slice}))
+	}
+	if want := []string{"a 10.1.0.1:8080", "b 10.1.0.2:8080"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
