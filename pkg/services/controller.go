@@ -51,6 +51,8 @@ type Changes interface {
 type Proxy interface {
 	Upsert(object any)
 	Delete(object any)
+	// Batch calls f; what f gives and takes is served together.
+	Batch(f func())
 	Synced(input string)
 }
 
@@ -154,12 +156,19 @@ func (c *Controller) look() {
 			delete(c.unsaved, key)
 		}
 	}
+	// A pod may move from one slice to another: it is in one at every moment.
+	c.o.Proxy.Batch(func() {
+		for _, o := range changes.deleted {
+			c.o.Proxy.Delete(o)
+		}
+		for _, o := range changes.upserted {
+			c.o.Proxy.Upsert(o)
+		}
+	})
 	for _, o := range changes.deleted {
-		c.o.Proxy.Delete(o)
 		c.publish(o, false)
 	}
 	for _, o := range changes.upserted {
-		c.o.Proxy.Upsert(o)
 		c.publish(o, true)
 	}
 	if c.replace != nil && len(changes.upserted)+len(changes.deleted) > 0 {

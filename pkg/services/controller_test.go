@@ -27,6 +27,7 @@ type fakeProxy struct {
 	t       *testing.T
 	mu      sync.Mutex
 	objects map[string]any
+	batch   bool // one is open
 	synced  bool
 }
 
@@ -38,16 +39,39 @@ func (p *fakeProxy) key(o any) string {
 func (p *fakeProxy) Upsert(o any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.together(o)
 	p.objects[p.key(o)] = o
 }
 
 func (p *fakeProxy) Delete(o any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.together(o)
 	if p.objects[p.key(o)] == nil {
 		p.t.Errorf("deleted %s, which it was not given", p.key(o))
 	}
 	delete(p.objects, p.key(o))
+}
+
+// Batch marks what is served together.
+func (p *fakeProxy) Batch(f func()) {
+	p.setBatch(true)
+	defer p.setBatch(false)
+	f()
+}
+
+func (p *fakeProxy) setBatch(open bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.batch = open
+}
+
+// together: outside of a batch a pod that moves from one slice to another may
+// be seen in neither.
+func (p *fakeProxy) together(o any) {
+	if !p.batch {
+		p.t.Errorf("%s is given or taken on its own", p.key(o))
+	}
 }
 
 func (p *fakeProxy) Synced(input string) {
