@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -77,12 +78,14 @@ type Controller struct {
 	state   *state
 	replace func(dns.Snapshot)
 	unsaved map[pod.Key]*entry
+	unshown map[string]manifest.Resource
 }
 
 // New starts nothing.
 func New(o Options) *Controller {
 	return &Controller{
 		o: o, ready: make(chan struct{}), state: newState(o.Pools, o.Place, o.Clock), unsaved: map[pod.Key]*entry{},
+		unshown: map[string]manifest.Resource{},
 	}
 }
 
@@ -145,17 +148,20 @@ func follow[T any](ctx context.Context, watch func(context.Context, uint64) (<-c
 func (c *Controller) look() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	desired, records, known := c.read()
+	desired, records, endpoints, known := c.read()
 	changes := c.state.update(desired)
 	for _, e := range changes.resolved {
 		c.unsaved[pod.KeyOf(e.want)] = e
-		c.report(e, records[pod.KeyOf(e.want)])
+		if e.err != nil {
+			c.warn("Service", records[pod.KeyOf(e.want)], "NotServed", e.err.Error())
+		}
 	}
 	for key, e := range c.unsaved {
 		if c.save(e, records[key]) {
 			delete(c.unsaved, key)
 		}
 	}
+	c.sayUnused(endpoints)
 	// A pod may move from one slice to another: it is in one at every moment.
 	c.o.Proxy.Batch(func() {
 		for _, o := range changes.deleted {
@@ -165,12 +171,7 @@ func (c *Controller) look() {
 			c.o.Proxy.Upsert(o)
 		}
 	})
-	for _, o := range changes.deleted {
-		c.publish(o, false)
-	}
-	for _, o := range changes.upserted {
-		c.publish(o, true)
-	}
+	c.publish(changes)
 	if c.replace != nil && len(changes.upserted)+len(changes.deleted) > 0 {
 		c.replace(c.state.names())
 	}
@@ -184,9 +185,9 @@ func (c *Controller) look() {
 	}
 }
 
-// read is all that there is; known says that every pod has been looked at since
-// the agent started.
-func (c *Controller) read() (d Desired, records map[pod.Key]store.Resource, known bool) {
+// read is all that there is, with the records of the Services and the Endpoints;
+// known says that every pod has been looked at since the agent started.
+func (c *Controller) read() (d Desired, records map[pod.Key]store.Resource, endpoints []store.Resource, known bool) {
 	known = true
 	for _, r := range c.o.Store.Records() {
 		d.Pods = append(d.Pods, r.Pod)
@@ -210,9 +211,10 @@ func (c *Controller) read() (d Desired, records map[pod.Key]store.Resource, know
 			d.Slices = append(d.Slices, o)
 		case *v1.Endpoints:
 			d.Endpoints = append(d.Endpoints, o)
+			endpoints = append(endpoints, r)
 		}
 	}
-	return d, records, known
+	return d, records, endpoints, known
 }
 
 // save writes down how a Service is served, and reports that nothing is left to
@@ -240,39 +242,56 @@ func (c *Controller) save(e *entry, r store.Resource) bool {
 	return false
 }
 
-// report tells of a new problem.
-func (c *Controller) report(e *entry, r store.Resource) {
-	if e.err == nil {
-		return
+// publish shows the endpoints that were made here. One whose name an object of
+// the user's has is shown when that is gone.
+func (c *Controller) publish(changes changes) {
+	for _, o := range changes.withdrawn {
+		delete(c.unshown, describe(o))
+		c.o.Store.DeleteDerived(manifest.KindOf(o), pod.KeyOf(o))
 	}
-	message := e.err.Error()
+	for _, o := range changes.made {
+		c.unshown[describe(o)] = o
+	}
+	for name, o := range c.unshown {
+		// The store keeps what it is given; the proxy and we have our own.
+		err := c.o.Store.PutDerived(o.DeepCopyObject().(manifest.Resource))
+		switch {
+		case err == nil:
+			delete(c.unshown, name)
+		case slices.Contains(changes.made, o):
+			c.o.Log.Warn("endpoints are served, but not shown", "object", name, "err", err)
+		}
+	}
+}
+
+// sayUnused marks the user's Endpoints objects that count for nothing.
+func (c *Controller) sayUnused(records []store.Resource) {
+	for _, r := range records {
+		problem := ""
+		if c.state.followsPods(r.Key()) {
+			problem = fmt.Sprintf("not used: Service %s has a selector, so its endpoints are pods: remove the selector or this object", r.Key())
+		}
+		if r.Problem == problem {
+			continue
+		}
+		r.Problem = problem
+		if err := c.o.Store.SetResource(r); err != nil {
+			continue // changed, gone, or no disk: the next look tries again
+		}
+		if problem != "" {
+			c.warn("Endpoints", r, "NotUsed", problem)
+		}
+	}
+}
+
+// warn tells of a problem of an object.
+func (c *Controller) warn(kind string, r store.Resource, reason, message string) {
+	key := r.Key()
 	if r.Origin != "" {
 		message = r.Origin + ": " + message
 	}
-	c.o.Log.Warn("a Service is not served as it should be", "service", pod.KeyOf(e.want).String(), "err", message)
-	c.o.Event(events.ObjectRef{Kind: "Service", Namespace: e.want.Namespace, Name: e.want.Name, UID: e.want.UID}, v1.EventTypeWarning, "NotServed", message)
-}
-
-// publish shows endpoints that were made here.
-func (c *Controller) publish(object any, present bool) {
-	o, ok := object.(manifest.Resource)
-	if !ok || !made(o) {
-		return
-	}
-	if !present {
-		c.o.Store.DeleteDerived(manifest.KindOf(o), pod.KeyOf(o))
-		return
-	}
-	// The store keeps what it is given; the proxy and we have our own.
-	if err := c.o.Store.PutDerived(o.DeepCopyObject().(manifest.Resource)); err != nil {
-		c.o.Log.Warn("endpoints are served, but not shown", "object", describe(o), "err", err)
-	}
-}
-
-// made tells our own endpoints from the user's.
-func made(o manifest.Resource) bool {
-	_, service := o.(*v1.Service)
-	return !service && o.GetLabels()[discoveryv1.LabelManagedBy] == managedBy
+	c.o.Log.Warn("an object is not served as it should be", "object", strings.ToLower(kind)+" "+key.String(), "err", message)
+	c.o.Event(events.ObjectRef{Kind: kind, Namespace: key.Namespace, Name: key.Name, UID: r.Wanted.GetUID()}, v1.EventTypeWarning, reason, message)
 }
 
 func describe(o manifest.Resource) string {

@@ -1,5 +1,7 @@
 package services
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and still what people write by hand.
+
 import (
 	"context"
 	"errors"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/dns"
 	"github.com/nodeagent/nodeagent/pkg/events"
@@ -243,6 +246,73 @@ func TestControllerServesWhatTheStoreHolds(t *testing.T) {
 		all, _ := r.store.Resources("")
 		if len(fed) > 0 || len(all) > 0 || len(r.names.Services) > 0 || !synced {
 			return fmt.Errorf("%v %v %v", fed, all, r.names)
+		}
+		return nil
+	})
+}
+
+// TestControllerBesideTheUsersEndpoints: names that the user's objects have are
+// left to them, and what counts for nothing says so.
+func TestControllerBesideTheUsersEndpoints(t *testing.T) {
+	const web = `
+{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a, labels: {app: web}}, spec: {containers: [{name: c, image: i}]}}
+`
+	const users = `
+---
+{apiVersion: v1, kind: Endpoints, metadata: {name: web}, subsets: [{addresses: [{ip: 10.1.0.9}], ports: [{port: 80}]}]}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-ipv4, labels: {kubernetes.io/service-name: other, endpointslice.kubernetes.io/managed-by: nodeagent}},
+  addressType: IPv4, endpoints: [{addresses: [10.1.0.9]}], ports: [{port: 80}]}
+`
+	r := newRig(t, t.TempDir())
+	r.apply(web)
+	a, _ := r.store.Get(podKey("a"))
+	if err := r.store.SetStatus(a.Pod.UID, runningPod("a", "web", "10.1.0.1", 80).Status); err != nil {
+		t.Fatal(err)
+	}
+	// held says where the proxy and the view have the pod and the user's address.
+	held := func(podIn, userIn string) func() error {
+		return func() error {
+			r.proxy.mu.Lock()
+			defer r.proxy.mu.Unlock()
+			for name, addr := range map[string]string{podIn: "10.1.0.1", userIn: "10.1.0.9"} {
+				if name == "" {
+					continue
+				}
+				fed, _ := r.proxy.objects["EndpointSlice "+name].(*discoveryv1.EndpointSlice)
+				rec, _ := r.store.Resource("EndpointSlice", podKey(name))
+				seen, _ := rec.Object.(*discoveryv1.EndpointSlice)
+				for who, s := range map[string]*discoveryv1.EndpointSlice{"proxy": fed, "view": seen} {
+					if s == nil || len(s.Endpoints) != 1 || s.Endpoints[0].Addresses[0] != addr {
+						return fmt.Errorf("%s has as %s: %+v", who, name, s)
+					}
+				}
+			}
+			ours, _ := r.proxy.objects["Endpoints web"].(*v1.Endpoints)
+			if ours == nil || ours.Subsets[0].Addresses[0].IP != "10.1.0.1" {
+				return fmt.Errorf("the proxy has the Endpoints %+v", ours)
+			}
+			rec, _ := r.store.Resource("Endpoints", podKey("web"))
+			if users := rec.Source == store.SourceFile; users != (userIn != "") || users != strings.HasPrefix(rec.Problem, "not used") {
+				return fmt.Errorf("the view has the Endpoints of %s, problem %q", rec.Source, rec.Problem)
+			}
+			return nil
+		}
+	}
+	r.eventually("alone", held("web-ipv4", ""))
+	r.apply(web + users)
+	r.eventually("beside the user's", held("web-ipv4-1", "web-ipv4"))
+	r.apply(web)
+	r.eventually("alone again", held("web-ipv4-1", ""))
+	r.apply(strings.Replace(web, "selector: {app: web}, ", "", 1) + users)
+	r.eventually("without a selector the user's counts", func() error {
+		r.proxy.mu.Lock()
+		defer r.proxy.mu.Unlock()
+		rec, _ := r.store.Resource("Endpoints", podKey("web"))
+		if e, _ := r.proxy.objects["Endpoints web"].(*v1.Endpoints); e == nil || e.Subsets[0].Addresses[0].IP != "10.1.0.9" || rec.Problem != "" {
+			return fmt.Errorf("%+v, %q", e, rec.Problem)
 		}
 		return nil
 	})

@@ -37,11 +37,12 @@ func selects(s *v1.Service, p *v1.Pod) bool {
 
 // endpointSlices are the endpoints of a Service among pods that it selects: one
 // slice for each family and each set of port numbers, since pods may mean
-// different numbers by a named port.
-func endpointSlices(s *v1.Service, pods []*v1.Pod, at Place) []*discoveryv1.EndpointSlice {
+// different numbers by a named port. Names that are taken are passed over.
+func endpointSlices(s *v1.Service, pods []*v1.Pod, at Place, taken func(name string) bool) []*discoveryv1.EndpointSlice {
 	var out []*discoveryv1.EndpointSlice
 	for _, family := range s.Spec.IPFamilies {
 		bySet := map[string]*discoveryv1.EndpointSlice{}
+		n := 0
 		for _, p := range pods {
 			addr, ok := address(p, family)
 			if !ok || pod.IsTerminal(p.Status.Phase) {
@@ -54,8 +55,12 @@ func endpointSlices(s *v1.Service, pods []*v1.Pod, at Place) []*discoveryv1.Endp
 			set := portSet(ports)
 			slice := bySet[set]
 			if slice == nil {
-				slice = newSlice(s, family, len(bySet), ports)
+				for taken(sliceName(s, family, n)) {
+					n++
+				}
+				slice = newSlice(s, family, sliceName(s, family, n), ports)
 				bySet[set] = slice
+				n++
 				out = append(out, slice)
 			}
 			slice.Endpoints = append(slice.Endpoints, endpoint(s, p, addr, at))
@@ -64,11 +69,15 @@ func endpointSlices(s *v1.Service, pods []*v1.Pod, at Place) []*discoveryv1.Endp
 	return out
 }
 
-func newSlice(s *v1.Service, family v1.IPFamily, n int, ports []discoveryv1.EndpointPort) *discoveryv1.EndpointSlice {
+func sliceName(s *v1.Service, family v1.IPFamily, n int) string {
 	name := s.Name + "-" + strings.ToLower(string(family))
 	if n > 0 {
 		name += fmt.Sprintf("-%d", n)
 	}
+	return name
+}
+
+func newSlice(s *v1.Service, family v1.IPFamily, name string, ports []discoveryv1.EndpointPort) *discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{
 		TypeMeta:    metav1.TypeMeta{APIVersion: discoveryv1.SchemeGroupVersion.String(), Kind: "EndpointSlice"},
 		ObjectMeta:  metav1.ObjectMeta{Namespace: s.Namespace, Name: name, Labels: map[string]string{}},

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/dns"
+	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
@@ -68,9 +69,19 @@ func newState(p Pools, at Place, clock func() time.Time) *state {
 // last version is given.
 type changes struct {
 	upserted, deleted []any
+	// made and withdrawn are those of them that are endpoints made here.
+	made, withdrawn []manifest.Resource
 	// resolved are Services that are served otherwise than before, or have
 	// another problem.
 	resolved []*entry
+}
+
+func (c *changes) make(o manifest.Resource) {
+	c.upserted, c.made = append(c.upserted, o), append(c.made, o)
+}
+
+func (c *changes) withdraw(o manifest.Resource) {
+	c.deleted, c.withdrawn = append(c.deleted, o), append(c.withdrawn, o)
 }
 
 func (c changes) any() bool { return len(c.upserted)+len(c.deleted)+len(c.resolved) > 0 }
@@ -80,12 +91,24 @@ func (c changes) any() bool { return len(c.upserted)+len(c.deleted)+len(c.resolv
 func (s *state) update(d Desired) (c changes) {
 	dirty := s.updateServices(d.Services, &c)
 	s.updatePods(d.Pods, dirty)
+	pass(s.slices, d.Slices, &c)
+	for key, e := range s.services {
+		if slices.ContainsFunc(e.slices, func(ours *discoveryv1.EndpointSlice) bool { return s.slices[pod.KeyOf(ours)] != nil }) {
+			dirty[key] = true // the user's has the name now
+		}
+	}
 	for _, key := range sortedKeys(dirty) {
 		s.follow(s.services[key], d.Pods, &c)
 	}
-	pass(s.slices, d.Slices, &c)
-	pass(s.endpoints, d.Endpoints, &c)
+	pass(s.endpoints, slices.DeleteFunc(slices.Clone(d.Endpoints), func(o *v1.Endpoints) bool { return s.followsPods(pod.KeyOf(o)) }), &c)
 	return c
+}
+
+// followsPods says that the endpoints of the Service of that name are pods: an
+// Endpoints object of the user's counts for nothing then.
+func (s *state) followsPods(key pod.Key) bool {
+	e := s.services[key]
+	return e != nil && e.endpoints != nil
 }
 
 // updateServices gives the Services what they need and returns those whose
@@ -191,7 +214,9 @@ func (s *state) follow(e *entry, pods []*v1.Pod, c *changes) {
 		return
 	}
 	mine := slices.DeleteFunc(slices.Clone(pods), func(p *v1.Pod) bool { return !selects(e.served, p) })
-	all := endpointSlices(e.served, mine, s.place)
+	all := endpointSlices(e.served, mine, s.place, func(name string) bool {
+		return s.slices[pod.Key{Namespace: e.served.Namespace, Name: name}] != nil
+	})
 	s.replaceEndpoints(e, all, endpointsObject(e.served, all), c)
 }
 
@@ -207,20 +232,20 @@ func (s *state) replaceEndpoints(e *entry, all []*discoveryv1.EndpointSlice, end
 		}
 		// From then on the proxy measures how long it took.
 		now.Annotations = map[string]string{v1.EndpointsLastChangeTriggerTime: s.clock().UTC().Format(time.RFC3339Nano)}
-		c.upserted = append(c.upserted, now)
+		c.make(now)
 	}
 	for _, old := range e.slices {
 		if findSlice(all, old.Name) == nil {
-			c.deleted = append(c.deleted, old)
+			c.withdraw(old)
 		}
 	}
 	switch {
 	case reflect.DeepEqual(endpoints, e.endpoints):
 		endpoints = e.endpoints
 	case endpoints != nil:
-		c.upserted = append(c.upserted, endpoints)
+		c.make(endpoints)
 	default:
-		c.deleted = append(c.deleted, e.endpoints)
+		c.withdraw(e.endpoints)
 	}
 	e.slices, e.endpoints = all, endpoints
 }
