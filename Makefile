@@ -102,6 +102,13 @@ bench-services: go deps-test ## Services beside kube-proxy and the bare programs
 	@hack/build-kubernetes.sh kube-apiserver kube-proxy
 	go test -tags bench -count=1 -timeout 4h -v -run '^TestServices$$' ./bench
 
+SKEW ?= 1.34 1.35 1.36
+.PHONY: test-skew
+test-skew: go deps-test ## Services from older API servers, which are built on demand
+	@for v in $(SKEW); do echo "test-skew: kube-apiserver $$v"; \
+	  KUBERNETES_MINOR=$$v hack/build-kubernetes.sh kube-apiserver && \
+	  KUBERNETES_MINOR=$$v CI=true go test -count=1 -timeout 15m -run '^TestServicesOfAnAPIServer$$' ./test/node || exit 1; done
+
 .PHONY: test-container
 TESTS ?= .
 test-container: go deps-test ## the node tier inside a privileged container; TESTS=PATTERN for some
