@@ -27,6 +27,11 @@ func balancer(o *corev1.Service) {
 
 func externalIPs(o *corev1.Service) { o.Spec.ExternalIPs = both("external") }
 
+// externalOwn is how a host without a load balancer is given one (k3s).
+func externalOwn(o *corev1.Service) { o.Spec.ExternalIPs = both(Node) }
+
+func externalBalancer(o *corev1.Service) { o.Spec.ExternalIPs = both("balancer") }
+
 func externalLocal(o *corev1.Service) {
 	o.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 }
@@ -107,6 +112,17 @@ var rows = []row{
 		{from: Client, to: "cluster:80", want: PodA},
 		{from: Client, to: "cluster2:80", want: "dropped"},
 	}},
+	{name: "a cluster IP outside the service range", services: one(nil, PodA), node: func(n *plan.Node) {
+		n.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.97.0.0/16"), netip.MustParsePrefix("fd00:97::/112")}
+	}, checks: []check{
+		{from: Client, to: "cluster:80", want: PodA},
+		{from: Node, to: "cluster:80", want: PodA},
+		{from: Client, to: "cluster:8", want: "refused"},
+	}},
+	{name: "a Service of one family", services: one(func(o *corev1.Service) { o.Spec.ClusterIPs = o.Spec.ClusterIPs[:1] }, PodA), checks: []check{
+		{from: Client, to: "cluster:80", want: PodA, only: "v4"},
+		{from: PodB, to: "cluster:80", want: "dropped", only: "v6"}, // it left the node, for nobody
+	}},
 	{name: "an address that the node itself serves", services: one(nil, PodA), node: func(n *plan.Node) {
 		n.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
 		n.Served = []netip.Addr{Addr("served", false), Addr("served", true)}
@@ -150,6 +166,14 @@ var rows = []row{
 		{from: PodB, to: "external:80", want: PodA + " " + Remote, source: "node"},
 		{from: Node, to: "external:80", want: PodA + " " + Remote, source: "node"},
 	}},
+	{name: "external IP that is the node's own", services: one(changes(nodePort, externalOwn), PodA+" "+Remote), checks: []check{
+		{from: Client, to: "node:80", want: PodA + " " + Remote, source: "node"},
+		{from: PodB, to: "node:80", want: PodA + " " + Remote, source: "node"},
+		{from: Node, to: "node:80", want: PodA + " " + Remote, source: "node"},
+		{from: Client, to: "node:30080", want: PodA + " " + Remote, source: "node"},
+		{from: Client, to: "node:8", want: "refused"},
+		{from: Client, to: "node2:80", want: "refused"},
+	}},
 	{name: "load balancer", services: one(balancer, PodA+" "+Remote), checks: []check{
 		{from: Client, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
 		{from: PodB, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
@@ -167,6 +191,10 @@ var rows = []row{
 	{name: "source ranges for everybody", services: one(changes(balancer, ranges("0.0.0.0/0", "::/0")), PodA), checks: []check{
 		{from: Remote, to: "balancer:80", want: PodA},
 	}},
+	{name: "source ranges of what is an external IP, too", services: one(changes(balancer, externalBalancer, ranges("192.0.2.10/32", "2001:db8:1::10/128")), PodA), checks: []check{
+		{from: Client, to: "balancer:80", want: PodA},
+		{from: Remote, to: "balancer:80", want: "dropped"},
+	}},
 	{name: "source ranges within each other", services: one(changes(balancer,
 		ranges("192.0.2.0/24", "192.0.2.0/28", "198.51.0.0/16", "2001:db8::/32", "2001:db8:1::/64")), PodA), checks: []check{
 		{from: Client, to: "balancer:80", want: PodA},
@@ -182,6 +210,9 @@ var rows = []row{
 		{from: PodB, to: "cluster:80", want: "dropped"},
 		{from: Client, to: "node:30080", want: Remote},
 	}},
+	{name: "internal policy Local with a terminating endpoint", services: one(internalLocal, PodA+":draining "+Remote), checks: []check{
+		{from: PodB, to: "cluster:80", want: PodA, source: "own"},
+	}},
 	{name: "external policy Local", services: one(changes(balancer, externalIPs, externalLocal), PodA+" "+Remote), checks: []check{
 		{from: Client, to: "node:30080", want: PodA, source: "own"},
 		{from: Client, to: "balancer:80", want: PodA, source: "own"},
@@ -190,6 +221,8 @@ var rows = []row{
 		// Whoever is on the node is behind the load balancer already.
 		{from: PodB, to: "balancer:80", want: PodA + " " + Remote, source: "own"},
 		{from: PodB, to: "node:30080", want: PodA + " " + Remote, source: "own"},
+		{from: PodB, to: "external:80", want: PodA + " " + Remote, source: "own"},
+		{from: Node, to: "external:80", want: PodA + " " + Remote, source: "node"},
 		{from: Node, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
 		{from: Node, to: "node:30080", want: PodA + " " + Remote, source: "node"},
 	}},
@@ -219,6 +252,13 @@ var rows = []row{
 	}},
 	{name: "hints for nodes go first", services: one(nil, PodA+":zone=zone-1:node=here "+PodB+":zone=zone-1:node=there"), checks: []check{
 		{from: Client, to: "cluster:80", want: PodA},
+	}},
+	{name: "hints for other nodes leave those for zones", services: one(nil, PodA+":zone=zone-1:node=elsewhere "+Remote+":zone=zone-2:node=there"), checks: []check{
+		{from: Client, to: "cluster:80", want: PodA},
+	}},
+	{name: "policy Local knows no hints", services: one(changes(nodePort, externalLocal), PodA+":zone=zone-2 "+Remote+":zone=zone-1"), checks: []check{
+		{from: Client, to: "node:30080", want: PodA, source: "own"},
+		{from: Client, to: "cluster:80", want: Remote},
 	}},
 	{name: "session affinity", services: one(changes(externalIPs, affinity), PodA+" "+PodB), checks: []check{
 		{from: Client, to: "cluster:80", want: PodA + " " + PodB, sticky: "external"},
