@@ -109,6 +109,13 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+func TestInvalid(t *testing.T) {
+	each(t, func(t *testing.T, v programs.Variant) {
+		w := services.New(t)
+		services.RunInvalid(t, w, backend(t, w, v), ruleset.Drop)
+	})
+}
+
 func TestKernelDoesWhatTheTracerSays(t *testing.T) {
 	each(t, func(t *testing.T, v programs.Variant) {
 		w := services.New(t)

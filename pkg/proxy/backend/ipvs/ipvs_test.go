@@ -132,6 +132,12 @@ func TestConformance(t *testing.T) {
 	services.Run(t, w, backend(t, w), lacks...)
 }
 
+func TestInvalid(t *testing.T) {
+	requireIPVS(t)
+	w := services.New(t)
+	services.RunInvalid(t, w, backend(t, w), ruleset.Forward)
+}
+
 func TestKernelDoesWhatTheTracerSays(t *testing.T) {
 	requireIPVS(t)
 	w := services.New(t)

@@ -50,6 +50,11 @@ func TestConformance(t *testing.T) {
 	services.Run(t, w, backend(t, w), lacks...)
 }
 
+func TestInvalid(t *testing.T) {
+	w := services.New(t)
+	services.RunInvalid(t, w, backend(t, w), ruleset.Forward)
+}
+
 func TestPacketsGoWhereTheTracerSays(t *testing.T) {
 	w := services.New(t)
 	b := backend(t, w)
