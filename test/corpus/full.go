@@ -122,20 +122,28 @@ type Variant struct {
 // place: the value removed, null, empty, of another type, at and over each
 // border, given twice, misspelt.
 func Systematic() []Variant {
+	return append(systematic(Full, borders), combinations()...)
+}
+
+func systematic(full func() Object, own func(place) []any) []Variant {
 	var out []Variant
 	add := func(what string, o Object) { out = append(out, Variant{what, encode(o)}) }
-	add("full", Full())
-	for i, p := range places(Full(), "", nil) {
+	add("full", full())
+	for i, p := range places(full(), "", nil) {
 		if p.path == ".apiVersion" || p.path == ".kind" {
 			continue
 		}
 		alter := func(what string, change func(place)) {
-			o := Full()
+			o := full()
 			change(places(o, "", nil)[i])
 			add(p.path+" "+what, o)
 		}
 		alter("removed", func(p place) { p.remove() })
-		for _, v := range slices.Concat(wrongTypes, borders(p)) {
+		values := own(p)
+		if values == nil {
+			values = borders(p)
+		}
+		for _, v := range slices.Concat(wrongTypes, values) {
 			alter(fmt.Sprintf("set to %.40s", fmt.Sprint(v)), func(p place) { p.set(clone(v)) })
 		}
 		if p.duplicate != nil {
@@ -148,7 +156,7 @@ func Systematic() []Variant {
 		alter("given twice", func(p place) { p.rename(p.key + twice) })
 		alter("given twice with another value", func(p place) { p.rename(p.key + twiceOther) })
 	}
-	return append(out, combinations()...)
+	return out
 }
 
 // borders are the values that mean something in one place.

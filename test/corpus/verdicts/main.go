@@ -37,6 +37,9 @@ type Case struct {
 	Truncated bool `json:"truncated,omitempty"`
 	// Pod is the defaulted object when it was accepted.
 	Pod *v1.Pod `json:"pod,omitempty"`
+	// Kind is that of an object that is no Pod, and Other what Pod is for one.
+	Kind  string            `json:"kind,omitempty"`
+	Other manifest.Resource `json:"other,omitempty"`
 	// Messages are for the reader of a disagreement.
 	Messages []string `json:"messages,omitempty"`
 
@@ -96,7 +99,93 @@ func run(seed uint64, count int) error {
 			return err
 		}
 	}
+	for _, kind := range corpus.Kinds {
+		if err := others(enc, g, kind, count/3); err != nil {
+			return err
+		}
+	}
 	return w.Flush()
+}
+
+// others judges manifests of a kind that is no Pod.
+func others(enc *json.Encoder, g *corpus.Generator, kind string, count int) error {
+	write := func(v corpus.Variant, serverSide bool) error {
+		c := create(v.Data, v.What)
+		c.Kind, c.ServerSide = kind, serverSide
+		return enc.Encode(c)
+	}
+	for _, v := range corpus.SystematicOf(kind) {
+		if err := write(v, false); err != nil {
+			return err
+		}
+	}
+	for _, v := range corpus.ServerSideOf(kind) {
+		if err := write(v, true); err != nil {
+			return err
+		}
+	}
+	var last corpus.Object
+	for i := range count {
+		if i%3 == 0 {
+			last = g.Of(kind)
+		}
+		o, what := last, "generated"
+		if i%3 != 0 {
+			o, what = g.Mutate(last)
+		}
+		data, err := json.Marshal(o)
+		if err == nil {
+			err = sameInYAML(data)
+		}
+		if err == nil {
+			err = write(corpus.Variant{What: what, Data: data}, false)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for range count {
+		c, err := updateOther(g, kind)
+		if err == nil && c != nil {
+			err = enc.Encode(c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// updateOther is update for a kind that is no Pod.
+func updateOther(g *corpus.Generator, kind string) (*Case, error) {
+	base := g.Of(kind)
+	data, err := json.Marshal(base)
+	if err != nil {
+		return nil, err
+	}
+	old := create(data, "")
+	if old.Other == nil {
+		return nil, nil
+	}
+	changed, what := g.UpdateOf(base)
+	if data, err = json.Marshal(changed); err != nil {
+		return nil, err
+	}
+	now := manifest.New(kind)
+	if strict, err := kjson.UnmarshalStrict(data, now); err != nil || len(strict) > 0 {
+		return nil, nil
+	}
+	if now.GetNamespace() == "" {
+		now.SetNamespace("default")
+	}
+	manifest.DefaultResource(now)
+	manifest.CarryOver(now, old.Other, old.Other)
+	c := &Case{What: "update: " + what, Kind: kind, Manifest: data, Old: old.Manifest, Fields: []string{}}
+	for _, e := range manifest.ValidateResourceUpdate(now, old.Other) {
+		c.Fields = append(c.Fields, e.Field)
+		c.Messages = append(c.Messages, e.Error())
+	}
+	return c, nil
 }
 
 // fixed judges the part of the corpus that does not depend on the seed.
@@ -155,7 +244,7 @@ func create(data []byte, what string) *Case {
 		}
 	}
 	if len(objects) == 1 {
-		c.Pod = objects[0].Pod
+		c.Pod, c.Other = objects[0].Pod, objects[0].Other
 	}
 	return c
 }

@@ -106,6 +106,12 @@ func judgeUndecoded(v verdict, theirs opinion) string {
 		}
 	}
 	switch {
+	case theirs.unnamed:
+		// Only the number or name of a port decodes itself.
+		if slices.ContainsFunc(got, func(f string) bool { return strings.HasSuffix(f, ".targetPort") || strings.HasSuffix(f, ".port") }) {
+			return ""
+		}
+		return "Kubernetes refuses a port, nodeagent names none: " + theirs.text
 	case theirs.quantity:
 		// Its error has no path.
 		for _, f := range got {

@@ -35,6 +35,7 @@ type opinion struct {
 	decoded            bool
 	wrongType          string // path without indexes and keys
 	quantity           bool   // a text that is none
+	unnamed            bool   // a wrong type whose place the error does not say
 	unknown, duplicate []string
 
 	// fields are the paths of all errors of validation.
@@ -48,35 +49,8 @@ type opinion struct {
 // decode reads a manifest as the API server does: strictly, with defaults.
 func decode(data []byte) (*core.Pod, *v1.Pod, opinion) {
 	read := &v1.Pod{}
-	strict, err := kjson.UnmarshalStrict(data, read)
-	var o opinion
-	if err != nil {
-		o.text = err.Error()
-		var wrong *json.UnmarshalTypeError
-		switch {
-		case errors.As(err, &wrong):
-			// encoding/json names the Go structs whose fields stand in their parent.
-			o.wrongType = strings.NewReplacer(".VolumeSource.", ".", ".ProbeHandler.", ".").Replace(wrong.Field)
-		case strings.Contains(o.text, "quantit") || strings.Contains(o.text, "suffix"):
-			o.quantity = true
-		default:
-			o.wrongType = "an error of another kind"
-		}
-		return nil, nil, o
-	}
-	for _, e := range strict {
-		o.text += e.Error() + "; "
-		var at kjson.FieldError
-		switch {
-		case !errors.As(e, &at):
-			o.unknown = append(o.unknown, "an error of another kind")
-		case strings.HasPrefix(e.Error(), "duplicate"):
-			o.duplicate = append(o.duplicate, at.FieldPath())
-		default:
-			o.unknown = append(o.unknown, at.FieldPath())
-		}
-	}
-	if len(strict) > 0 {
+	o := strict(data, read)
+	if o.text != "" {
 		return nil, nil, o
 	}
 	legacyscheme.Scheme.Default(read)
@@ -94,6 +68,40 @@ func decode(data []byte) (*core.Pod, *v1.Pod, opinion) {
 	}
 	o.decoded = true
 	return internal, read, o
+}
+
+// strict is the API server's strict decoding; without an error, text is empty.
+func strict(data []byte, into any) (o opinion) {
+	found, err := kjson.UnmarshalStrict(data, into)
+	if err != nil {
+		o.text = err.Error()
+		var wrong *json.UnmarshalTypeError
+		switch {
+		case errors.As(err, &wrong) && wrong.Field == "":
+			o.unnamed = true
+		case errors.As(err, &wrong):
+			// encoding/json names the Go structs whose fields stand in their parent.
+			o.wrongType = strings.NewReplacer(".VolumeSource.", ".", ".ProbeHandler.", ".").Replace(wrong.Field)
+		case strings.Contains(o.text, "quantit") || strings.Contains(o.text, "suffix"):
+			o.quantity = true
+		default:
+			o.wrongType = "an error of another kind"
+		}
+		return o
+	}
+	for _, e := range found {
+		o.text += e.Error() + "; "
+		var at kjson.FieldError
+		switch {
+		case !errors.As(e, &at):
+			o.unknown = append(o.unknown, "an error of another kind")
+		case strings.HasPrefix(e.Error(), "duplicate"):
+			o.duplicate = append(o.duplicate, at.FieldPath())
+		default:
+			o.unknown = append(o.unknown, at.FieldPath())
+		}
+	}
+	return o
 }
 
 func request(verb, namespace string) context.Context {
