@@ -34,19 +34,6 @@ type Lasting struct {
 	Lacks []Lack
 }
 
-// Lack is a cell of the table that a backend cannot have by nature. The
-// backend's test says why.
-type Lack string
-
-// What a backend may lack.
-const (
-	ClientAddress Lack = "endpoints see the client's address"
-	Survival      Lack = "connections and affinity survive the agent"
-	LoopbackPorts Lack = "node ports on 127.0.0.1"
-	NewChoice     Lack = "a client whose affinity has ended may be sent elsewhere"
-	EmptyRanges   Lack = "who is out of the source ranges is dropped where the others are refused"
-)
-
 // Run runs all of it.
 func (l Lasting) Run(t *testing.T) {
 	t.Run("session_affinity_ends", l.affinityEnds)

@@ -94,6 +94,9 @@ func randomPacket(r *rand.Rand, w *World, rs *ruleset.Ruleset, silences *int, la
 	case from == Node && p.ToNode:
 		p.Src = p.Dst // the kernel's choice
 	}
+	if p.Proto == ruleset.SCTP && slices.Contains(lacks, SCTP) {
+		return nil
+	}
 	want := rs.Trace(p)
 	if f := rs.Find(ruleset.Key{Addr: p.Dst, Proto: p.Proto, Port: p.Port}); f != nil && slices.Contains(lacks, EmptyRanges) &&
 		len(f.Endpoints)+len(f.Inside) == 0 && f.Empty == ruleset.Reject {

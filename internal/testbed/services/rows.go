@@ -66,64 +66,64 @@ func one(change func(*corev1.Service), endpoints string) []service {
 	return []service{{change: change, endpoints: endpoints}}
 }
 
-// rows are the table of the semantics: docs/services.md has a line for each.
+// rows try the table of the semantics: each is of a line there.
 var rows = []row{
-	{name: "cluster IP", services: one(nil, all), checks: []check{
+	{name: "cluster IP", line: "cluster IP", services: one(nil, all), checks: []check{
 		{from: PodA, to: "cluster:80", want: all}, // itself among them: see hairpin
 		{from: Node, to: "cluster:80", want: all, source: "node"},
 		{from: Client, to: "cluster:80", want: all, source: "node"},
 	}},
-	{name: "pods keep their address", services: one(nil, PodB+" "+Remote), checks: []check{
+	{name: "pods keep their address", line: "who is masqueraded", services: one(nil, PodB+" "+Remote), checks: []check{
 		{from: PodA, to: "cluster:80", want: PodB + " " + Remote, source: "own"},
 	}},
-	{name: "hairpin", services: one(nil, PodA), checks: []check{
+	{name: "hairpin", line: "hairpin", services: one(nil, PodA), checks: []check{
 		{from: PodA, to: "cluster:80", want: PodA, source: "node"},
 		{from: PodB, to: "cluster:80", want: PodA, source: "own"},
 	}},
-	{name: "masquerade all", services: one(nil, PodB), node: func(n *plan.Node) { n.MasqueradeAll = true }, checks: []check{
+	{name: "masquerade all", line: "who is masqueraded", services: one(nil, PodB), node: func(n *plan.Node) { n.MasqueradeAll = true }, checks: []check{
 		{from: PodA, to: "cluster:80", want: PodB, source: "node"},
 	}},
-	{name: "local pods by bridge", services: one(nil, PodB), node: interfaces("cni0"), checks: []check{
+	{name: "local pods by bridge", line: "who is masqueraded", services: one(nil, PodB), node: interfaces("cni0"), checks: []check{
 		{from: PodA, to: "cluster:80", want: PodB, source: "own"},
 		{from: Client, to: "cluster:80", want: PodB, source: "node"},
 	}},
-	{name: "local pods by interface prefix", services: one(nil, PodB), node: interfaces("cn*"), checks: []check{
+	{name: "local pods by interface prefix", line: "who is masqueraded", services: one(nil, PodB), node: interfaces("cn*"), checks: []check{
 		{from: PodA, to: "cluster:80", want: PodB, source: "own"},
 		{from: Client, to: "cluster:80", want: PodB, source: "node"},
 	}},
-	{name: "local pods unknown", services: one(nil, PodB), node: interfaces(""), checks: []check{
+	{name: "local pods unknown", line: "who is masqueraded", services: one(nil, PodB), node: interfaces(""), checks: []check{
 		{from: Client, to: "cluster:80", want: PodB, source: "own"},
 	}},
-	{name: "two ports and another Service", services: []service{
+	{name: "two ports and another Service", line: "protocols and families", services: []service{
 		{endpoints: PodA, second: true}, {cluster: "cluster2", endpoints: PodB},
 	}, checks: []check{
 		{from: Client, to: "cluster:80", want: PodA},
 		{from: Client, to: "cluster:81", want: PodA + ":9090"},
 		{from: Client, to: "cluster2:80", want: PodB},
 	}},
-	{name: "a port that nobody serves", services: one(nil, PodA), checks: []check{
+	{name: "a port that nobody serves", line: "other ports of a cluster IP", services: one(nil, PodA), checks: []check{
 		{from: Client, to: "cluster:8", want: "refused"},
 		{from: Node, to: "cluster:8", want: "refused"},
 		{from: PodB, to: "cluster:8", want: "refused"},
 	}},
-	{name: "an address that no Service has", services: one(nil, PodA), node: func(n *plan.Node) {
+	{name: "an address that no Service has", line: "unused addresses of the service range", services: one(nil, PodA), node: func(n *plan.Node) {
 		n.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
 	}, checks: []check{
 		{from: Client, to: "cluster:80", want: PodA},
 		{from: Client, to: "cluster2:80", want: "dropped"},
 	}},
-	{name: "a cluster IP outside the service range", services: one(nil, PodA), node: func(n *plan.Node) {
+	{name: "a cluster IP outside the service range", line: "cluster IP", services: one(nil, PodA), node: func(n *plan.Node) {
 		n.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.97.0.0/16"), netip.MustParsePrefix("fd00:97::/112")}
 	}, checks: []check{
 		{from: Client, to: "cluster:80", want: PodA},
 		{from: Node, to: "cluster:80", want: PodA},
 		{from: Client, to: "cluster:8", want: "refused"},
 	}},
-	{name: "a Service of one family", services: one(func(o *corev1.Service) { o.Spec.ClusterIPs = o.Spec.ClusterIPs[:1] }, PodA), checks: []check{
+	{name: "a Service of one family", line: "protocols and families", services: one(func(o *corev1.Service) { o.Spec.ClusterIPs = o.Spec.ClusterIPs[:1] }, PodA), checks: []check{
 		{from: Client, to: "cluster:80", want: PodA, only: "v4"},
 		{from: PodB, to: "cluster:80", want: "dropped", only: "v6"}, // it left the node, for nobody
 	}},
-	{name: "an address that the node itself serves", services: one(nil, PodA), node: func(n *plan.Node) {
+	{name: "an address that the node itself serves", line: "unused addresses of the service range", services: one(nil, PodA), node: func(n *plan.Node) {
 		n.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
 		n.Served = []netip.Addr{Addr("served", false), Addr("served", true)}
 	}, checks: []check{
@@ -133,7 +133,7 @@ var rows = []row{
 		{from: Client, to: "cluster:80", want: PodA},
 		{from: Client, to: "cluster2:80", want: "dropped"},
 	}},
-	{name: "no endpoints", services: one(changes(balancer, externalIPs), PodA+":unready"), checks: []check{
+	{name: "no endpoints", line: "no endpoints at all", services: one(changes(balancer, externalIPs), PodA+":unready"), checks: []check{
 		{from: Client, to: "cluster:80", want: "refused"},
 		{from: PodB, to: "cluster:80", want: "refused"},
 		{from: Node, to: "cluster:80", want: "refused"},
@@ -141,7 +141,7 @@ var rows = []row{
 		{from: Client, to: "balancer:80", want: "refused"},
 		{from: Client, to: "node:30080", want: "refused"},
 	}},
-	{name: "node port", services: one(nodePort, PodA+" "+Remote), checks: []check{
+	{name: "node port", line: "node port, load balancer IP, external IP", services: one(nodePort, PodA+" "+Remote), checks: []check{
 		{from: Client, to: "node:30080", want: PodA + " " + Remote, source: "node"},
 		{from: Client, to: "node2:30080", want: PodA + " " + Remote, source: "node"},
 		{from: Node, to: "node:30080", want: PodA + " " + Remote, source: "node"},
@@ -149,24 +149,24 @@ var rows = []row{
 		{from: PodB, to: "bridge:30080", want: PodA + " " + Remote, source: "node"},
 		{from: Node, to: "loopback:30080", want: "refused"},
 	}},
-	{name: "node port on chosen addresses", services: one(nodePort, PodA), node: func(n *plan.Node) {
+	{name: "node port on chosen addresses", line: "node port addresses", services: one(nodePort, PodA), node: func(n *plan.Node) {
 		n.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:1::/64")}
 	}, checks: []check{
 		{from: Client, to: "node:30080", want: PodA},
 		{from: Client, to: "node2:30080", want: "refused"},
 	}},
-	{name: "node port on loopback", services: one(nodePort, PodA+" "+Remote), node: func(n *plan.Node) {
+	{name: "node port on loopback", line: "node port addresses", services: one(nodePort, PodA+" "+Remote), node: func(n *plan.Node) {
 		n.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("127.0.0.0/8")}
 	}, checks: []check{
 		{from: Node, to: "loopback:30080", want: PodA + " " + Remote, source: "node", only: "v4", needs: LoopbackPorts},
 		{from: Client, to: "node:30080", want: PodA + " " + Remote},
 	}},
-	{name: "external IP", services: one(externalIPs, PodA+" "+Remote), checks: []check{
+	{name: "external IP", line: "node port, load balancer IP, external IP", services: one(externalIPs, PodA+" "+Remote), checks: []check{
 		{from: Client, to: "external:80", want: PodA + " " + Remote, source: "node"},
 		{from: PodB, to: "external:80", want: PodA + " " + Remote, source: "node"},
 		{from: Node, to: "external:80", want: PodA + " " + Remote, source: "node"},
 	}},
-	{name: "external IP that is the node's own", services: one(changes(nodePort, externalOwn), PodA+" "+Remote), checks: []check{
+	{name: "external IP that is the node's own", line: "node port, load balancer IP, external IP", services: one(changes(nodePort, externalOwn), PodA+" "+Remote), checks: []check{
 		{from: Client, to: "node:80", want: PodA + " " + Remote, source: "node"},
 		{from: PodB, to: "node:80", want: PodA + " " + Remote, source: "node"},
 		{from: Node, to: "node:80", want: PodA + " " + Remote, source: "node"},
@@ -174,46 +174,46 @@ var rows = []row{
 		{from: Client, to: "node:8", want: "refused"},
 		{from: Client, to: "node2:80", want: "refused"},
 	}},
-	{name: "load balancer", services: one(balancer, PodA+" "+Remote), checks: []check{
+	{name: "load balancer", line: "node port, load balancer IP, external IP", services: one(balancer, PodA+" "+Remote), checks: []check{
 		{from: Client, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
 		{from: PodB, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
 	}},
-	{name: "load balancer with ipMode Proxy", services: one(changes(balancer, proxyMode), PodA), checks: []check{
+	{name: "load balancer with ipMode Proxy", line: "`ipMode: Proxy`", services: one(changes(balancer, proxyMode), PodA), checks: []check{
 		{from: PodB, to: "balancer:80", want: "dropped"}, // it left the node, for nobody
 		{from: Client, to: "node:30080", want: PodA},
 	}},
-	{name: "source ranges", services: one(changes(balancer, ranges("192.0.2.10/32", " 2001:db8:1::10/128")), PodA), checks: []check{
+	{name: "source ranges", line: "source ranges", services: one(changes(balancer, ranges("192.0.2.10/32", " 2001:db8:1::10/128")), PodA), checks: []check{
 		{from: Client, to: "balancer:80", want: PodA},
 		{from: Remote, to: "balancer:80", want: "dropped"},
 		{from: PodB, to: "balancer:80", want: "dropped"},
 		{from: Remote, to: "node:30080", want: PodA}, // node ports are not subject to them
 	}},
-	{name: "source ranges for everybody", services: one(changes(balancer, ranges("0.0.0.0/0", "::/0")), PodA), checks: []check{
+	{name: "source ranges for everybody", line: "source ranges", services: one(changes(balancer, ranges("0.0.0.0/0", "::/0")), PodA), checks: []check{
 		{from: Remote, to: "balancer:80", want: PodA},
 	}},
-	{name: "source ranges of what is an external IP, too", services: one(changes(balancer, externalBalancer, ranges("192.0.2.10/32", "2001:db8:1::10/128")), PodA), checks: []check{
+	{name: "source ranges of what is an external IP, too", line: "source ranges", services: one(changes(balancer, externalBalancer, ranges("192.0.2.10/32", "2001:db8:1::10/128")), PodA), checks: []check{
 		{from: Client, to: "balancer:80", want: PodA},
 		{from: Remote, to: "balancer:80", want: "dropped"},
 	}},
-	{name: "source ranges within each other", services: one(changes(balancer,
+	{name: "source ranges within each other", line: "source ranges", services: one(changes(balancer,
 		ranges("192.0.2.0/24", "192.0.2.0/28", "198.51.0.0/16", "2001:db8::/32", "2001:db8:1::/64")), PodA), checks: []check{
 		{from: Client, to: "balancer:80", want: PodA},
 		{from: Remote, to: "balancer:80", want: PodA},
 		{from: PodB, to: "balancer:80", want: "dropped"},
 		{from: Node, to: "balancer:80", want: PodA},
 	}},
-	{name: "internal policy Local", services: one(internalLocal, PodA+" "+Remote), checks: []check{
+	{name: "internal policy Local", line: "policy Local", services: one(internalLocal, PodA+" "+Remote), checks: []check{
 		{from: PodB, to: "cluster:80", want: PodA, source: "own"},
 		{from: Client, to: "cluster:80", want: PodA},
 	}},
-	{name: "internal policy Local without local endpoints", services: one(changes(internalLocal, nodePort), Remote), checks: []check{
+	{name: "internal policy Local without local endpoints", line: "policy Local without an endpoint here", services: one(changes(internalLocal, nodePort), Remote), checks: []check{
 		{from: PodB, to: "cluster:80", want: "dropped"},
 		{from: Client, to: "node:30080", want: Remote},
 	}},
-	{name: "internal policy Local with a terminating endpoint", services: one(internalLocal, PodA+":draining "+Remote), checks: []check{
+	{name: "internal policy Local with a terminating endpoint", line: "terminating endpoints", services: one(internalLocal, PodA+":draining "+Remote), checks: []check{
 		{from: PodB, to: "cluster:80", want: PodA, source: "own"},
 	}},
-	{name: "external policy Local", services: one(changes(balancer, externalIPs, externalLocal), PodA+" "+Remote), checks: []check{
+	{name: "external policy Local", line: "external policy Local, from the node or its pods", services: one(changes(balancer, externalIPs, externalLocal), PodA+" "+Remote), checks: []check{
 		{from: Client, to: "node:30080", want: PodA, source: "own"},
 		{from: Client, to: "balancer:80", want: PodA, source: "own"},
 		{from: Client, to: "external:80", want: PodA, source: "own"},
@@ -226,54 +226,54 @@ var rows = []row{
 		{from: Node, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
 		{from: Node, to: "node:30080", want: PodA + " " + Remote, source: "node"},
 	}},
-	{name: "external policy Local without local endpoints", services: one(changes(balancer, externalLocal), Remote), checks: []check{
+	{name: "external policy Local without local endpoints", line: "policy Local without an endpoint here", services: one(changes(balancer, externalLocal), Remote), checks: []check{
 		{from: Client, to: "node:30080", want: "dropped"},
 		{from: Client, to: "balancer:80", want: "dropped"},
 		{from: PodB, to: "balancer:80", want: Remote, source: "own"},
 		{from: Node, to: "node:30080", want: Remote, source: "node"},
 		{from: Client, to: "cluster:80", want: Remote},
 	}},
-	{name: "terminating endpoints only when none is ready", services: []service{
+	{name: "terminating endpoints only when none is ready", line: "terminating endpoints", services: []service{
 		{endpoints: PodA + ":draining " + Remote},
 		{cluster: "cluster2", endpoints: PodA + ":draining " + PodB + ":unready"},
 	}, checks: []check{
 		{from: Client, to: "cluster:80", want: Remote},
 		{from: Client, to: "cluster2:80", want: PodA},
 	}},
-	{name: "external policy Local with a terminating endpoint", services: one(changes(nodePort, externalLocal), PodA+":draining "+Remote), checks: []check{
+	{name: "external policy Local with a terminating endpoint", line: "terminating endpoints", services: one(changes(nodePort, externalLocal), PodA+":draining "+Remote), checks: []check{
 		{from: Client, to: "node:30080", want: PodA, source: "own"},
 		{from: Client, to: "cluster:80", want: Remote},
 	}},
-	{name: "hints for zones", services: one(nil, PodA+":zone=zone-1 "+PodB+":zone=zone-1 "+Remote+":zone=zone-2"), checks: []check{
+	{name: "hints for zones", line: "hints, `trafficDistribution`", services: one(nil, PodA+":zone=zone-1 "+PodB+":zone=zone-1 "+Remote+":zone=zone-2"), checks: []check{
 		{from: Client, to: "cluster:80", want: PodA + " " + PodB},
 	}},
-	{name: "hints are all or nothing", services: one(nil, PodA+":zone=zone-1 "+Remote), checks: []check{
+	{name: "hints are all or nothing", line: "hints, `trafficDistribution`", services: one(nil, PodA+":zone=zone-1 "+Remote), checks: []check{
 		{from: Client, to: "cluster:80", want: PodA + " " + Remote},
 	}},
-	{name: "hints for nodes go first", services: one(nil, PodA+":zone=zone-1:node=here "+PodB+":zone=zone-1:node=there"), checks: []check{
+	{name: "hints for nodes go first", line: "hints, `trafficDistribution`", services: one(nil, PodA+":zone=zone-1:node=here "+PodB+":zone=zone-1:node=there"), checks: []check{
 		{from: Client, to: "cluster:80", want: PodA},
 	}},
-	{name: "hints for other nodes leave those for zones", services: one(nil, PodA+":zone=zone-1:node=elsewhere "+Remote+":zone=zone-2:node=there"), checks: []check{
+	{name: "hints for other nodes leave those for zones", line: "hints, `trafficDistribution`", services: one(nil, PodA+":zone=zone-1:node=elsewhere "+Remote+":zone=zone-2:node=there"), checks: []check{
 		{from: Client, to: "cluster:80", want: PodA},
 	}},
-	{name: "policy Local knows no hints", services: one(changes(nodePort, externalLocal), PodA+":zone=zone-2 "+Remote+":zone=zone-1"), checks: []check{
+	{name: "policy Local knows no hints", line: "hints, `trafficDistribution`", services: one(changes(nodePort, externalLocal), PodA+":zone=zone-2 "+Remote+":zone=zone-1"), checks: []check{
 		{from: Client, to: "node:30080", want: PodA, source: "own"},
 		{from: Client, to: "cluster:80", want: Remote},
 	}},
-	{name: "session affinity", services: one(changes(externalIPs, affinity), PodA+" "+PodB), checks: []check{
+	{name: "session affinity", line: "session affinity", services: one(changes(externalIPs, affinity), PodA+" "+PodB), checks: []check{
 		{from: Client, to: "cluster:80", want: PodA + " " + PodB, sticky: "external"},
 		{from: Remote, to: "cluster:80", want: PodA + " " + PodB, sticky: "external"},
 		{from: Node, to: "cluster:80", want: PodA + " " + PodB, sticky: "external"},
 	}},
-	{name: "session affinity after an endpoint went", services: one(changes(externalIPs, affinity), PodB), checks: []check{
+	{name: "session affinity after an endpoint went", line: "session affinity", services: one(changes(externalIPs, affinity), PodB), checks: []check{
 		{from: Client, to: "cluster:80", want: PodB, source: "node"},
 		{from: PodA, to: "cluster:80", want: PodB, source: "own"},
 	}},
-	{name: "session affinity with external policy Local", services: one(changes(balancer, affinity, externalLocal), PodA+" "+Remote), checks: []check{
+	{name: "session affinity with external policy Local", line: "session affinity", services: one(changes(balancer, affinity, externalLocal), PodA+" "+Remote), checks: []check{
 		{from: Client, to: "balancer:80", want: PodA, source: "own"},
 		{from: PodB, to: "balancer:80", want: PodA + " " + Remote, sticky: "cluster"},
 	}},
-	{name: "headless and ExternalName", services: []service{
+	{name: "headless and ExternalName", line: "headless, ExternalName", services: []service{
 		{change: func(o *corev1.Service) { o.Spec.ClusterIP, o.Spec.ClusterIPs = "None", []string{"None"} }, endpoints: PodA},
 		{change: func(o *corev1.Service) { o.Spec.Type = corev1.ServiceTypeExternalName }, endpoints: PodA, cluster: "cluster2"},
 	}, checks: []check{

@@ -29,6 +29,7 @@ type Backend interface {
 // row is one line of the table: Services, and what packets to them must do.
 type row struct {
 	name     string
+	line     string // of the table in docs/services.md
 	services []service
 	node     func(*plan.Node)
 	checks   []check
@@ -92,6 +93,9 @@ func Run(t *testing.T, w *World, b Backend, lacks ...Lack) {
 						c.source = ""
 					}
 					for _, proto := range protocols() {
+						if proto == ruleset.SCTP && slices.Contains(lacks, SCTP) {
+							continue
+						}
 						if err := c.run(w, proto, v6); err != nil {
 							t.Errorf("%s over %s to %s (IPv6 %t): %v", c.from, proto, c.to, v6, err)
 						}

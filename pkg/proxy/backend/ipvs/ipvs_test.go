@@ -122,9 +122,8 @@ func kernel(t testing.TB, w *services.World) string {
 	return strings.Join(lines, "\n")
 }
 
-// lacks are what IPVS cannot have by nature: it sends nothing with a loopback
-// source to another host; and with affinity a client's address says where it goes.
-var lacks = []services.Lack{services.LoopbackPorts, services.NewChoice}
+// lacks are what IPVS cannot have by nature.
+var lacks = services.Lacks["ipvs"]
 
 func TestConformance(t *testing.T) {
 	requireIPVS(t)

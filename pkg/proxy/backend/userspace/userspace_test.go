@@ -24,9 +24,8 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
-// lacks are what this mode cannot have by nature: the agent is an end of both
-// connections; and what nobody listens on the kernel refuses to everybody.
-var lacks = []services.Lack{services.ClientAddress, services.Survival, services.EmptyRanges}
+// lacks are what this mode cannot have by nature.
+var lacks = services.Lacks["userspace"]
 
 func backend(t testing.TB, w *services.World) *userspace.Backend {
 	b := userspace.New(userspace.Options{In: func(f func() error) error { return w.In(services.Node, f) }})
