@@ -142,6 +142,13 @@ func HealthChecks(services servicemap.Snapshot, node Node) []ruleset.HealthCheck
 func ServingUDP(services servicemap.Snapshot) map[netip.AddrPort][]netip.AddrPort {
 	out := map[netip.AddrPort][]netip.AddrPort{}
 	for _, s := range services {
+		// Of two that claim the same place the first has it, as in Make.
+		add := func(addr netip.Addr, port uint16, serving []netip.AddrPort) {
+			at := netip.AddrPortFrom(addr, port)
+			if _, taken := out[at]; !taken {
+				out[at] = serving
+			}
+		}
 		for i := range s.Ports {
 			port := &s.Ports[i]
 			if port.Proto != ruleset.UDP {
@@ -149,12 +156,12 @@ func ServingUDP(services servicemap.Snapshot) map[netip.AddrPort][]netip.AddrPor
 			}
 			for _, ip := range s.ClusterIPs {
 				serving := servingIn(port, ip)
-				out[netip.AddrPortFrom(ip, port.Port)] = serving
+				add(ip, port.Port, serving)
 				for _, a := range append(family(s.ExternalIPs, ip), family(s.LoadBalancerIPs, ip)...) {
-					out[netip.AddrPortFrom(a, port.Port)] = serving
+					add(a, port.Port, serving)
 				}
 				if port.NodePort != 0 {
-					out[netip.AddrPortFrom(ruleset.AnyAddr(ip), port.NodePort)] = serving
+					add(ruleset.AnyAddr(ip), port.NodePort, serving)
 				}
 			}
 		}

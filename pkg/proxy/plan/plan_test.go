@@ -149,6 +149,21 @@ func TestServingUDP(t *testing.T) {
 	}
 }
 
+// Of two Services that claim a place the flows are those of the one that has it.
+func TestServingUDPOfTwo(t *testing.T) {
+	services := snapshot(t, func(s *corev1.Service) {
+		s.Spec.ExternalIPs = []string{"203.0.113.5"}
+		s.Spec.Ports = []corev1.ServicePort{{Port: 53, Protocol: corev1.ProtocolUDP}}
+	})
+	second := *services[0]
+	second.Name = servicemap.NewName("ns", "t")
+	second.Ports = []servicemap.Port{{Proto: ruleset.UDP, Port: 53}} // no endpoints
+	got := plan.ServingUDP(append(services, &second))
+	if e := got[netip.MustParseAddrPort("203.0.113.5:53")]; len(e) != 2 {
+		t.Errorf("got %v", e)
+	}
+}
+
 func TestHealthChecks(t *testing.T) {
 	s := snapshot(t, func(s *corev1.Service) {
 		s.Spec.Type = corev1.ServiceTypeLoadBalancer
