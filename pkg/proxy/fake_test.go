@@ -128,20 +128,21 @@ func (b *fakeBackend) Run(ctx context.Context, changed func()) error {
 
 // world is a proxy with everything around it.
 type world struct {
-	t      *testing.T
-	k      *kernel
-	o      proxy.Options
-	p      *proxy.Proxy
-	stop   func() error
-	mu     sync.Mutex
-	events []string
-	flows  int                           // looks at the kernel's flows
-	stale  netlink.CustomConntrackFilter // of the last look
-	addrs  []netip.Addr
-	moved  func()
-	health []string
-	synced []string // passes: "full" or "partial", with " failed"
-	late   []time.Duration
+	t       *testing.T
+	k       *kernel
+	o       proxy.Options
+	p       *proxy.Proxy
+	stop    func() error
+	mu      sync.Mutex
+	events  []string
+	waiting bool                          // a change, as /healthz has it
+	flows   int                           // looks at the kernel's flows
+	stale   netlink.CustomConntrackFilter // of the last look
+	addrs   []netip.Addr
+	moved   func()
+	health  []string
+	synced  []string // passes: "full" or "partial", with " failed"
+	late    []time.Duration
 }
 
 func newWorld(t *testing.T) *world {
@@ -255,8 +256,15 @@ func (w *world) note(list *[]string, what string) {
 func (w *world) Sync(_ ruleset.Node, checks []ruleset.HealthCheck) {
 	w.note(&w.health, fmt.Sprintf("%d checks", len(checks)))
 }
-func (w *world) Queued()              {}
-func (w *world) Updated()             { w.note(&w.health, "updated") }
+func (w *world) Queued()  { w.waits(true) }
+func (w *world) Updated() { w.note(&w.health, "updated"); w.waits(false) }
+
+func (w *world) waits(is bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.waiting = is
+}
+
 func (w *world) SetNode(*corev1.Node) {}
 
 func (w *world) ProxyChange(bool, bool) {}

@@ -152,6 +152,9 @@ func (p *Proxy) failed(err error) {
 	p.o.Log.Error("Services are not up to date; the rules that are there stay, and it is tried again", "mode", p.run.mode.Name, "err", err)
 	p.nodeEvent(corev1.EventTypeWarning, "ServicesNotProgrammed", err.Error())
 	p.setReason(err.Error())
+	if p.o.Health != nil { // what came within the pass before was taken for done with it
+		p.o.Health.Queued()
+	}
 }
 
 func (p *Proxy) setReason(reason string) {
