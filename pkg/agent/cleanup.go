@@ -69,9 +69,7 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 	c.volumes = c.newVolumes()
 	uids := c.pods(ctx)
 	c.leftovers(ctx, uids)
-	if cfg.Kubeconfig == "" {
-		c.did("cluster DNS address", removeLocal(addrs(cfg.DNS.ClusterDNS)))
-	}
+	c.did("cluster DNS address", c.settleLocal(nil))
 	c.did("Services", proxy.Cleanup(ctx, c.proxyModes(), c.statePath(proxyFile)))
 	c.did("pod network", c.cni.Cleanup(ctx))
 	if c.supervisor != nil {

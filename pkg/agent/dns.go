@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -13,6 +17,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/dns"
 	"github.com/nodeagent/nodeagent/pkg/services"
+	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
 const (
@@ -55,7 +60,7 @@ func (a *agent) runDNS(ctx context.Context, names *services.Controller) error {
 
 func (a *agent) serveDNS(ctx context.Context, names *services.Controller) error {
 	own := addrs(a.cfg.DNS.ClusterDNS)
-	if err := addLocal(own); err != nil {
+	if err := a.settleLocal(own); err != nil {
 		return err
 	}
 	var at []netip.AddrPort
@@ -90,29 +95,71 @@ func (a *agent) observeDNS(o dns.Observation) {
 	a.metrics.DNSQuery(zone, proto, o.RcodeName(), o.CacheHit, o.Took)
 }
 
+// settleLocal makes these the addresses that the agent has on the loopback
+// device. It notes them in the state folder, so that those of an earlier
+// configuration are found and taken off.
+func (a *agent) settleLocal(want []netip.Addr) error {
+	file := a.statePath(dnsFile)
+	b, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the cluster DNS addresses on the loopback device: %w", err)
+	}
+	noted := addrs(strings.Fields(string(b)))
+	former := slices.DeleteFunc(slices.Clone(noted), func(n netip.Addr) bool { return slices.Contains(want, n) })
+	if err := removeLocal(former); err != nil {
+		return err
+	}
+	if !slices.Equal(noted, want) {
+		if err := noteLocal(file, want); err != nil {
+			return fmt.Errorf("note the cluster DNS addresses: %w", err)
+		}
+	}
+	return addLocal(want)
+}
+
+// noteLocal writes one address a line; none is no file.
+func noteLocal(file string, addrs []netip.Addr) error {
+	if len(addrs) == 0 {
+		return os.Remove(file)
+	}
+	var text strings.Builder
+	for _, a := range addrs {
+		fmt.Fprintln(&text, a)
+	}
+	return store.WriteFile(file, []byte(text.String()))
+}
+
 // addLocal puts addresses on the loopback device; those that are there stay.
 func addLocal(addrs []netip.Addr) error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("loopback device: %w", err)
-	}
-	for _, a := range addrs {
+	return eachLocal(addrs, func(lo netlink.Link, a netip.Addr) error {
 		if err := netlink.AddrReplace(lo, hostAddr(a)); err != nil {
 			return fmt.Errorf("put the cluster DNS address %s on the loopback device: %w", a, err)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // removeLocal takes them off again.
 func removeLocal(addrs []netip.Addr) error {
+	return eachLocal(addrs, func(lo netlink.Link, a netip.Addr) error {
+		if err := netlink.AddrDel(lo, hostAddr(a)); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("take the cluster DNS address %s off the loopback device: %w", a, err)
+		}
+		return nil
+	})
+}
+
+func eachLocal(addrs []netip.Addr, f func(netlink.Link, netip.Addr) error) error {
+	if len(addrs) == 0 {
+		return nil
+	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("loopback device: %w", err)
 	}
 	for _, a := range addrs {
-		if err := netlink.AddrDel(lo, hostAddr(a)); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("take the cluster DNS address %s off the loopback device: %w", a, err)
+		if err := f(lo, a); err != nil {
+			return err
 		}
 	}
 	return nil

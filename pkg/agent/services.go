@@ -17,6 +17,11 @@ func (a *agent) servesManifests() bool { return a.cfg.Kubeconfig == "" && a.serv
 
 // runServices serves the Services of the manifests, and their names.
 func (a *agent) runServices(ctx context.Context) error {
+	if !a.servesManifests() || len(a.cfg.DNS.ClusterDNS) == 0 {
+		if err := a.settleLocal(nil); err != nil {
+			a.log.Warn("an address of the cluster DNS of an earlier configuration stays on the loopback device", "err", err)
+		}
+	}
 	if !a.servesManifests() {
 		return nil
 	}

@@ -29,6 +29,7 @@ const (
 	instFile     = "instance"
 	runtimeFile  = "runtime"
 	proxyFile    = "proxy-modes"
+	dnsFile      = "dns-addresses"
 )
 
 // lockPatience is for the lock of an agent that is dead already: a program that
