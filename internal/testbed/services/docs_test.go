@@ -14,7 +14,7 @@ import (
 // elsewhere are the tests of lines that no row of the suite is of: a folder
 // below pkg/proxy and a test there.
 var elsewhere = map[string][]string{
-	"UDP flows":                          {"conntrack TestClean", "conntrack TestFlowMovesWhenItsEndpointIsGone", ". TestFlowsOfNodePorts", "backend/userspace TestFlows"},
+	"UDP flows":                          {"conntrack TestClean", ". TestFlowsOfNodePorts", "backend/nftables TestUDPFlows", "backend/iptables TestUDPFlows", "backend/ipvs TestUDPFlows", "backend/userspace TestUDPFlows"},
 	"established TCP":                    {"backend/nftables TestLasting", "backend/iptables TestLasting", "backend/ipvs TestLasting", "backend/userspace TestLasting"},
 	"packets in conntrack state INVALID": {"backend/nftables TestInvalid", "backend/iptables TestInvalid", "backend/ipvs TestInvalid", "backend/userspace TestInvalid"},
 	"health-check node port":             {"plan TestHealthChecks", "healthcheck TestServiceAnswers"},

@@ -12,11 +12,11 @@ const (
 	NewChoice     Lack = "a client whose affinity has ended may be sent elsewhere"
 	EmptyRanges   Lack = "who is out of the source ranges is dropped where the others are refused"
 	SCTP          Lack = "SCTP"
+	DrainingFlow  Lack = "UDP flows stay with a terminating endpoint"
 	// No row of the suite asks for these, so none leaves them out.
 	OtherPorts   Lack = "other ports of a Service's address reach nobody"
 	LeavingPorts Lack = "ports of a load balancer or external IP that no Service has leave the node"
 	MarkedClient Lack = "affinity with its timeout at node ports, and from within with policy Local"
-	DrainingFlow Lack = "UDP flows stay with a terminating endpoint"
 	RemovedConns Lack = "connections of a removed Service go on"
 )
 

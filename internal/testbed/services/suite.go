@@ -109,8 +109,8 @@ func Run(t *testing.T, w *World, b Backend, lacks ...Lack) {
 	}
 }
 
-// ruleset builds the row's ruleset from API objects.
-func (r row) ruleset(t *testing.T) ruleset.Ruleset {
+// snapshot is the row's Services from API objects.
+func (r row) snapshot(t *testing.T) servicemap.Snapshot {
 	m := servicemap.New()
 	for i, s := range r.services {
 		if s.name == "" {
@@ -122,11 +122,16 @@ func (r row) ruleset(t *testing.T) ruleset.Ruleset {
 			}
 		}
 	}
+	return m.Snapshot()
+}
+
+// ruleset is what they mean.
+func (r row) ruleset(t *testing.T) ruleset.Ruleset {
 	n := planNode()
 	if r.node != nil {
 		r.node(&n)
 	}
-	return plan.Make(m.Snapshot(), n)
+	return plan.Make(r.snapshot(t), n)
 }
 
 // objects are the Service with a port 80 of each protocol, and its slices.

@@ -1,19 +1,12 @@
 package conntrack_test
 
 import (
-	"bufio"
-	"context"
 	"net"
 	"net/netip"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/nodeagent/nodeagent/internal/testbed"
-	"github.com/nodeagent/nodeagent/internal/testbed/services"
-	"github.com/nodeagent/nodeagent/pkg/proxy/backend/nftables"
 	"github.com/nodeagent/nodeagent/pkg/proxy/conntrack"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
@@ -78,72 +71,4 @@ func TestClean(t *testing.T) {
 			t.Errorf("%s: removed = %t", c.name, f.removed)
 		}
 	}
-}
-
-// A client that never closes its socket is moved to another endpoint when its
-// own is gone, and left alone otherwise.
-func TestFlowMovesWhenItsEndpointIsGone(t *testing.T) {
-	testbed.Require(t, "nft", "nsenter")
-	w := services.New(t)
-	b := nftables.New(nftables.Options{Nft: w.Command("nft")})
-	for _, v6 := range []bool{false, true} {
-		key := ruleset.Key{Addr: services.Addr("cluster", v6), Proto: ruleset.UDP, Port: 53}
-		frontend := netip.AddrPortFrom(key.Addr, key.Port)
-		var old ruleset.Ruleset
-		serve := func(host string) {
-			t.Helper()
-			e := []netip.AddrPort{netip.AddrPortFrom(services.Addr(host, v6), services.PortA)}
-			now := ruleset.Ruleset{Frontends: []ruleset.Frontend{{Key: key, Endpoints: e, Masquerade: ruleset.MasqueradeAll}}}
-			if err := b.Apply(context.Background(), old, now); err != nil {
-				t.Fatal(err)
-			}
-			old = now
-			clean(t, w, conntrack.Serving{Frontends: map[netip.AddrPort][]netip.AddrPort{frontend: e}})
-		}
-		serve(services.PodA)
-		var c net.Conn
-		err := w.In(services.Client, func() (err error) { c, err = net.Dial("udp", frontend.String()); return err })
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, host := range []string{services.PodA, services.PodA, services.PodB, services.PodB} {
-			serve(host)
-			if got := ask(t, c); !strings.HasPrefix(got, host) {
-				t.Errorf("%s answered, want %s (IPv6 %t)", got, host, v6)
-			}
-		}
-		c.Close()
-		b.Forget()
-	}
-}
-
-func clean(t *testing.T, w *services.World, s conntrack.Serving) {
-	t.Helper()
-	err := w.In(services.Node, func() error {
-		h, err := netlink.NewHandle()
-		if err != nil {
-			return err
-		}
-		defer h.Close()
-		_, err = conntrack.Clean(h, conntrack.Serving{}, s)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func ask(t *testing.T, c net.Conn) string {
-	t.Helper()
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Write([]byte("?")); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(c).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	return line
 }

@@ -108,6 +108,13 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+func TestUDPFlows(t *testing.T) {
+	each(t, func(t *testing.T, v programs.Variant) {
+		w := services.New(t)
+		services.RunFlows(t, w, backend(t, w, v))
+	})
+}
+
 func TestInvalid(t *testing.T) {
 	each(t, func(t *testing.T, v programs.Variant) {
 		w := services.New(t)

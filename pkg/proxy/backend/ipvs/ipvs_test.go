@@ -131,6 +131,12 @@ func TestConformance(t *testing.T) {
 	services.Run(t, w, backend(t, w), lacks...)
 }
 
+func TestUDPFlows(t *testing.T) {
+	requireIPVS(t)
+	w := services.New(t)
+	services.RunFlows(t, w, backend(t, w), lacks...)
+}
+
 func TestInvalid(t *testing.T) {
 	requireIPVS(t)
 	w := services.New(t)

@@ -105,6 +105,11 @@ func TestConformance(t *testing.T) {
 	services.Run(t, w, backend(t, w))
 }
 
+func TestUDPFlows(t *testing.T) {
+	w := services.New(t)
+	services.RunFlows(t, w, backend(t, w))
+}
+
 func TestInvalid(t *testing.T) {
 	w := services.New(t)
 	services.RunInvalid(t, w, backend(t, w), ruleset.Forward)

@@ -48,6 +48,11 @@ func TestConformance(t *testing.T) {
 	services.Run(t, w, backend(t, w), lacks...)
 }
 
+func TestUDPFlows(t *testing.T) {
+	w := services.New(t)
+	services.RunFlows(t, w, backend(t, w), lacks...)
+}
+
 func TestInvalid(t *testing.T) {
 	w := services.New(t)
 	services.RunInvalid(t, w, backend(t, w), ruleset.Forward)
