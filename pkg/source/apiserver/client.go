@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -62,7 +64,7 @@ type client struct {
 	params runtime.ParameterCodec
 }
 
-func newClient(cfg *rest.Config, userAgent string) (*client, error) {
+func newClient(cfg *rest.Config, o Options) (*client, error) {
 	scheme := runtime.NewScheme()
 	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Service{}, &corev1.ServiceList{}, &corev1.Node{}, &corev1.NodeList{})
 	scheme.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
@@ -72,7 +74,9 @@ func newClient(cfg *rest.Config, userAgent string) (*client, error) {
 		metav1.AddToGroupVersion(scheme, v)
 	}
 	cfg = rest.CopyConfig(cfg)
-	cfg.UserAgent = userAgent
+	cfg.UserAgent = o.UserAgent
+	// client-go's own waits half a minute for a host that says nothing, each time.
+	cfg.Dial = (&net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}).DialContext
 	cfg.WarningHandlerWithContext = rest.NoWarnings{}
 	cfg.ContentType = runtime.ContentTypeProtobuf
 	cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON

@@ -38,7 +38,7 @@ type Sink interface {
 	SetServiceCIDRs(ranges []netip.Prefix)
 }
 
-// Options are what a source needs; all are required but Poll.
+// Options are what a source needs; all are required but Poll and DialTimeout.
 type Options struct {
 	// Kubeconfig is a file; it need not be there yet.
 	Kubeconfig string
@@ -47,9 +47,11 @@ type Options struct {
 	Sink       Sink
 	// Poll is how often the kubeconfig and the files it names are compared with
 	// what is in use; 0: 5 s.
-	Poll  time.Duration
-	Clock clock.WithTicker
-	Log   *slog.Logger
+	Poll time.Duration
+	// DialTimeout is how long a connection may take, with the name's lookup; 0: 5 s.
+	DialTimeout time.Duration
+	Clock       clock.WithTicker
+	Log         *slog.Logger
 }
 
 // Source follows one API server.
@@ -67,6 +69,9 @@ type Source struct {
 func New(o Options) *Source {
 	if o.Poll <= 0 {
 		o.Poll = 5 * time.Second
+	}
+	if o.DialTimeout <= 0 {
+		o.DialTimeout = 5 * time.Second
 	}
 	s := &Source{o: o}
 	s.inputs = newInputs(s)
@@ -91,7 +96,7 @@ func (s *Source) Run(ctx context.Context) error {
 			if err != nil || now.sum == used.sum {
 				return err
 			}
-			cl, err := newClient(now.config, s.o.UserAgent)
+			cl, err := newClient(now.config, s.o)
 			if err != nil {
 				return fmt.Errorf("kubeconfig %s: %w", s.o.Kubeconfig, err)
 			}
