@@ -47,8 +47,8 @@ type allocator struct {
 	held       map[pod.Key]holding
 }
 
-// place is a port of a load balancer address: several Services may share the
-// address as long as they do not share a port.
+// place is a port of a load balancer address or an external IP: several Services
+// may share the address as long as they do not share a port.
 type place struct {
 	addr  netip.Addr
 	proto v1.Protocol
@@ -77,7 +77,7 @@ type claims struct {
 func newClaims() claims { return claims{map[netip.Addr]bool{}, map[uint16]bool{}} }
 
 func (c claims) add(s *v1.Service) {
-	for _, ip := range append(explicitIPs(s), s.Spec.LoadBalancerIP) {
+	for _, ip := range slices.Concat(explicitIPs(s), s.Spec.ExternalIPs, []string{s.Spec.LoadBalancerIP}) {
 		if a, err := netip.ParseAddr(ip); err == nil {
 			c.addrs[a] = true
 		}
@@ -139,7 +139,7 @@ func (a *allocator) try(want, before *v1.Service, all claims) (*v1.Service, erro
 	key := pod.KeyOf(want)
 	a.release(key)
 	t := attempt{allocator: a, key: key, out: want.DeepCopy(), before: before, claims: all}
-	for _, step := range []func() error{t.families, t.addresses, t.ports} {
+	for _, step := range []func() error{t.families, t.addresses, t.ports, t.external} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -205,6 +205,11 @@ func (t *attempt) askedAddress(i int, text string, f v1.IPFamily) (netip.Addr, e
 		return addr, wrong(field, "%s is not in the service range %v: choose an address in it, leave it out, or change --service-cidr", addr, t.pools.ServiceCIDRs)
 	case taken:
 		return addr, wrong(field, "%s is the cluster IP of Service %s: choose another one or leave it out", addr, owner)
+	}
+	for _, p := range t.out.Spec.Ports {
+		if owner, taken := t.balancers[place{addr, p.Protocol, p.Port}]; taken {
+			return addr, wrong(field, "port %d/%s of %s is that of Service %s: choose another address or port", p.Port, p.Protocol, addr, owner)
+		}
 	}
 	return addr, nil
 }

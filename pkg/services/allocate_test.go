@@ -34,6 +34,10 @@ func service(name string, change ...func(*v1.Service)) *v1.Service {
 
 func clusterIP(ip string) func(*v1.Service) { return func(s *v1.Service) { s.Spec.ClusterIP = ip } }
 
+func external(ip string) func(*v1.Service) {
+	return func(s *v1.Service) { s.Spec.ExternalIPs = []string{ip} }
+}
+
 func typed(t v1.ServiceType) func(*v1.Service) { return func(s *v1.Service) { s.Spec.Type = t } }
 
 func nodePort(n int32) func(*v1.Service) {
@@ -92,6 +96,17 @@ func TestClashes(t *testing.T) {
 		"node port range":      {nil, nodePort(80), "not in the node port range 30000-30003"},
 		"balancer":             {lb("192.0.2.1", 80), lb("192.0.2.1", 80), "port 80/TCP of 192.0.2.1 is that of Service default/one"},
 		"balancer, other port": {lb("192.0.2.1", 80), lb("192.0.2.1", 81), ""},
+		"external IP and port": {external("203.0.113.5"), external("203.0.113.5"), "spec.externalIPs[0]: port 80/TCP of 203.0.113.5 is that of Service default/one"},
+		"external IP, another port": {external("203.0.113.5"), func(s *v1.Service) {
+			external("203.0.113.5")(s)
+			s.Spec.Ports[0].Port = 81
+		}, ""},
+		"external IP that is a cluster IP":  {clusterIP("10.96.0.5"), external("10.96.0.5"), "spec.externalIPs[0]: 10.96.0.5 is the cluster IP of Service default/one"},
+		"cluster IP that is an external IP": {external("10.96.0.5"), clusterIP("10.96.0.5"), "spec.clusterIP: port 80/TCP of 10.96.0.5 is that of Service default/one"},
+		"external IP of one without rules": {func(s *v1.Service) {
+			external("203.0.113.5")(s)
+			s.Spec.ClusterIP = v1.ClusterIPNone
+		}, external("203.0.113.5"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAllocator(testPools())

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -62,8 +63,26 @@ func (t *attempt) serve(a netip.Addr) error {
 	return nil
 }
 
+// external holds the external IPs of what has rules.
+func (t *attempt) external() error {
+	if len(t.got.clusterIPs) == 0 {
+		return nil
+	}
+	for i, ip := range t.out.Spec.ExternalIPs {
+		if a, err := netip.ParseAddr(ip); err == nil {
+			if err := t.balancer(fmt.Sprintf("spec.externalIPs[%d]", i), a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // balancer holds all ports of an address.
 func (t *attempt) balancer(field string, a netip.Addr) error {
+	if owner, taken := t.clusterIPs[a]; taken {
+		return wrong(field, "%s is the cluster IP of Service %s: choose another address", a, owner)
+	}
 	var places []place
 	for _, p := range t.out.Spec.Ports {
 		at := place{a, p.Protocol, p.Port}
