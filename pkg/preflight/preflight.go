@@ -156,7 +156,7 @@ func Run(ctx context.Context, h Host, cfg *config.NodeAgentConfiguration) []Resu
 // forPods says that a check is about what only pods need.
 func forPods(name string) bool {
 	return slices.Contains([]string{
-		"cgroups", "namespaces", "mount propagation", "overlayfs", "bridge", "veth", "container runtime", "runc", "CNI plugins", "CNI configuration",
+		"cgroups", "namespaces", "mount propagation", "overlayfs", "bridge", "veth", "iptables", "container runtime", "runc", "CNI plugins", "CNI configuration",
 	}, name)
 }
 
