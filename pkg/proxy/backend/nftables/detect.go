@@ -12,6 +12,9 @@ import (
 // the tables with one Service of each kind, which changes nothing.
 func Detect(ctx context.Context, opts Options) error {
 	b := New(opts)
+	if _, err := b.run(ctx, nil, "--version"); err != nil {
+		return err
+	}
 	b.opts.Nft = append(append([]string{}, b.opts.Nft...), "--check")
 	var sample ruleset.Ruleset
 	for i, addrs := range [][]string{{"192.0.2.1", "192.0.2.2", "192.0.2.3"}, {"2001:db8::1", "2001:db8::2", "2001:db8::3"}} {
