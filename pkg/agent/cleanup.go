@@ -196,20 +196,23 @@ func (c *cleaner) leftovers(ctx context.Context, uids map[types.UID]bool) {
 		}
 	}
 	cgroups, err := cgroup.New(cgroup.Options{Root: c.cfg.Runtime.CgroupRoot, Driver: c.cfg.Runtime.CgroupDriver, Log: c.log})
-	if err != nil {
+	if err != nil && len(uids) > 0 { // who only serves Services may have none mounted
 		c.did("cgroups", err)
-		return
 	}
 	for uid := range uids {
 		if err := c.volumes.TearDown(ctx, uid); err != nil {
 			c.did("volumes of pod "+string(uid), err)
 		}
-		if err := cgroups.Remove(ctx, uid); err != nil {
-			c.did("cgroup of pod "+string(uid), err)
+		if cgroups != nil {
+			if err := cgroups.Remove(ctx, uid); err != nil {
+				c.did("cgroup of pod "+string(uid), err)
+			}
 		}
 		if err := podworker.RemoveLogs(c.cfg.PodLogDir, c.cfg.ContainerLogDir, uid); err != nil {
 			c.did("logs of pod "+string(uid), err)
 		}
 	}
-	c.did("cgroups", cgroups.Cleanup(ctx))
+	if cgroups != nil {
+		c.did("cgroups", cgroups.Cleanup(ctx))
+	}
 }

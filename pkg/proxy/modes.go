@@ -84,7 +84,7 @@ func (p *Proxy) cleanLeftovers(ctx context.Context) error {
 	left, err := cleanModes(ctx, p.o.Modes, p.run.leftovers)
 	for _, name := range p.run.leftovers {
 		if !slices.Contains(left, name) {
-			p.o.Log.Info("removed what an earlier proxy mode had put in", "mode", name)
+			p.o.Log.Info("nothing of another proxy mode is left", "mode", name)
 		}
 	}
 	p.run.leftovers = left
