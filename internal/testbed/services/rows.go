@@ -30,6 +30,14 @@ func externalIPs(o *corev1.Service) { o.Spec.ExternalIPs = both("external") }
 // externalOwn is how a host without a load balancer is given one (k3s).
 func externalOwn(o *corev1.Service) { o.Spec.ExternalIPs = both(Node) }
 
+// oddBalancer has what an API server takes and few would write.
+func oddBalancer(o *corev1.Service) {
+	for _, ip := range []string{"224.0.0.5", "255.255.255.255", "169.254.1.1", "0.0.0.0", "240.0.0.1", "::ffff:203.0.113.77", "ff02::5", "fe80::5", "::"} {
+		o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip}, corev1.LoadBalancerIngress{Hostname: "example.org"})
+	}
+	o.Spec.LoadBalancerSourceRanges = []string{"0.0.0.0/1", "128.0.0.0/1", "203.0.113.5/8", "::/1", "8000::/1", "::ffff:10.0.0.0/104", "fe80::/10"}
+}
+
 func externalBalancer(o *corev1.Service) { o.Spec.ExternalIPs = both("balancer") }
 
 func externalLocal(o *corev1.Service) {
@@ -72,6 +80,14 @@ var rows = []row{
 		{from: PodA, to: "cluster:80", want: all}, // itself among them: see hairpin
 		{from: Node, to: "cluster:80", want: all, source: "node"},
 		{from: Client, to: "cluster:80", want: all, source: "node"},
+	}},
+	{name: "an endpoint on the node's own network", line: "cluster IP", services: one(changes(nodePort, externalLocal), Node), checks: []check{
+		{from: PodA, to: "cluster:80", want: Node, source: "own"},
+		{from: Node, to: "cluster:80", want: Node},
+		{from: Client, to: "cluster:80", want: Node},
+		{from: Client, to: "node:30080", want: Node, source: "own"},
+		{from: PodA, to: "node:30080", want: Node, source: "own"},
+		{from: Node, to: "node2:30080", want: Node},
 	}},
 	{name: "pods keep their address", line: "who is masqueraded", services: one(nil, PodB+" "+Remote), checks: []check{
 		{from: PodA, to: "cluster:80", want: PodB + " " + Remote, source: "own"},
@@ -178,6 +194,13 @@ var rows = []row{
 		{from: Client, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
 		{from: PodB, to: "balancer:80", want: PodA + " " + Remote, source: "node"},
 	}},
+	{name: "odd addresses beside others", line: "node port, load balancer IP, external IP", services: []service{
+		{change: changes(balancer, oddBalancer, affinityFor(86400)), endpoints: PodA}, {cluster: "cluster2", endpoints: PodB},
+	}, checks: []check{
+		{from: Client, to: "balancer:80", want: PodA},
+		{from: Remote, to: "balancer:80", want: PodA},
+		{from: Client, to: "cluster2:80", want: PodB},
+	}},
 	{name: "load balancer with ipMode Proxy", line: "`ipMode: Proxy`", services: one(changes(balancer, proxyMode), PodA), checks: []check{
 		{from: PodB, to: "balancer:80", want: "dropped"}, // it left the node, for nobody
 		{from: Client, to: "node:30080", want: PodA},
@@ -186,7 +209,7 @@ var rows = []row{
 		{from: Client, to: "balancer:80", want: PodA},
 		{from: Remote, to: "balancer:80", want: "dropped"},
 		{from: PodB, to: "balancer:80", want: "dropped"},
-		{from: Remote, to: "node:30080", want: PodA}, // node ports are not subject to them
+		{from: Remote, to: "node:30080", want: PodA},     // node ports are not subject to them
 	}},
 	{name: "source ranges for everybody", line: "source ranges", services: one(changes(balancer, ranges("0.0.0.0/0", "::/0")), PodA), checks: []check{
 		{from: Remote, to: "balancer:80", want: PodA},

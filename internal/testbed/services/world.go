@@ -218,6 +218,7 @@ func New(t testing.TB) *World {
 		w.serveTCP(Remote, netip.AddrPortFrom(any, PortMany), func(c net.Conn) { _, _ = c.Write(answer("many", PortMany, c.RemoteAddr())) })
 	}
 	w.serve(Node, "served", PortA)
+	w.serve(Node, Node, PortA)
 	return w
 }
 
