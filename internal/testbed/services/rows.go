@@ -209,7 +209,7 @@ var rows = []row{
 		{from: Client, to: "balancer:80", want: PodA},
 		{from: Remote, to: "balancer:80", want: "dropped"},
 		{from: PodB, to: "balancer:80", want: "dropped"},
-		{from: Remote, to: "node:30080", want: PodA},     // node ports are not subject to them
+		{from: Remote, to: "node:30080", want: PodA}, // node ports are not subject to them
 	}},
 	{name: "source ranges for everybody", line: "source ranges", services: one(changes(balancer, ranges("0.0.0.0/0", "::/0")), PodA), checks: []check{
 		{from: Remote, to: "balancer:80", want: PodA},
