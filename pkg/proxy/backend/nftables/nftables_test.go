@@ -20,13 +20,17 @@ import (
 
 func backend(t testing.TB, w *services.World) *nftables.Backend {
 	testbed.Require(t, "nft", "nsenter")
-	return nftables.New(nftables.Options{
+	return nftables.New(options(w))
+}
+
+func options(w *services.World) nftables.Options {
+	return nftables.Options{
 		Nft: w.Command("nft"),
 		Localnet: nftables.Localnet{
 			Get: func() (on bool, err error) { value, err := localnet(w); return value != "0", err },
 			Set: func(on bool) error { return w.Sysctl(localnetSysctl, map[bool]string{true: "1", false: "0"}[on]) },
 		},
-	})
+	}
 }
 
 const localnetSysctl = "net/ipv4/conf/all/route_localnet"
@@ -59,7 +63,11 @@ func TestLoopbackIsClosedAgain(t *testing.T) {
 		apply(t, b, on, off)
 		is(before)
 		apply(t, b, off, on)
-		b = backend(t, w) // a restart does not forget whose it was
+		if err := nftables.Detect(t.Context(), options(w)); err != nil {
+			t.Error(err)
+		}
+		is("1")           // what a restart begins with changes nothing
+		b = backend(t, w) // nor does it forget whose it was
 		apply(t, b, ruleset.Ruleset{}, on)
 		if err := b.Cleanup(t.Context()); err != nil {
 			t.Fatal(err)
