@@ -82,6 +82,13 @@ func (p *Proxy) cleanLeftovers(ctx context.Context) error {
 		return nil
 	}
 	left, err := cleanModes(ctx, p.o.Modes, p.run.leftovers)
+	if err == nil && p.run.applied.Node.LoopbackNodePorts {
+		// All modes need the same switch of the kernel for these, and who leaves
+		// turns it off if it was the one who turned it on.
+		p.run.backend.Forget()
+		p.run.full = true
+		p.queue()
+	}
 	for _, name := range p.run.leftovers {
 		if !slices.Contains(left, name) {
 			p.o.Log.Info("nothing of another proxy mode is left", "mode", name)

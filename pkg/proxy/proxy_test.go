@@ -286,6 +286,28 @@ func TestModeChange(t *testing.T) {
 	})
 }
 
+// Whoever leaves closes loopback addresses behind itself; the mode that has taken
+// over opens them again.
+func TestLoopbackNodePortsOutliveTheOtherMode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.o.Node.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		w.start()
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		w.stop()
+		w.did()
+		w.o.Mode = "iptables"
+		w.start()
+		defer w.stop()
+		w.p.Synced("local")
+		w.settle(time.Hour)
+		if did := w.did(); !slices.Equal(did, []string{"replace iptables", "cleanup nftables", "replace iptables"}) {
+			t.Errorf("the other mode: %v", did)
+		}
+	})
+}
+
 // Everything goes, noted or not; what cannot go is noted.
 func TestCleanup(t *testing.T) {
 	w := newWorld(t)
