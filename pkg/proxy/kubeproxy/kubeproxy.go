@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/pkg/iptables"
+	"github.com/nodeagent/nodeagent/pkg/nft"
 )
 
 // What kube-proxy calls its things (kubernetes 1.37, pkg/proxy; earlier ones had
@@ -241,10 +241,8 @@ func tables(ctx context.Context, remove bool) (found []string, err error) {
 	if !remove || text.Len() == 0 {
 		return found, nil
 	}
-	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
-	cmd.Stdin = &text
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("remove kube-proxy's %s with nft (is nftables installed?): %w: %s", strings.Join(found, ", "), err, bytes.TrimSpace(out))
+	if err := nft.Command(nil).Apply(ctx, &text); err != nil {
+		return nil, fmt.Errorf("remove kube-proxy's %s: %w", strings.Join(found, ", "), err)
 	}
 	return found, nil
 }

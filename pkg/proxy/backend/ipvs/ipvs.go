@@ -27,6 +27,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/nodeagent/nodeagent/pkg/nfmonitor"
+	"github.com/nodeagent/nodeagent/pkg/nft"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
@@ -44,7 +45,7 @@ type Options struct {
 	// not end; 0 is a day.
 	DrainLimit time.Duration
 	// Nft is the program and its first arguments; nil is nft.
-	Nft []string
+	Nft nft.Command
 	// In runs f in the network namespace that is programmed; nil is the
 	// caller's. Nft has to be run there, too.
 	In    func(f func() error) error
@@ -85,9 +86,6 @@ func New(opts Options) *Backend {
 	}
 	if opts.DrainLimit == 0 {
 		opts.DrainLimit = 24 * time.Hour
-	}
-	if opts.Nft == nil {
-		opts.Nft = []string{"nft"}
 	}
 	if opts.In == nil {
 		opts.In = func(f func() error) error { return f() }
@@ -178,10 +176,10 @@ func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Ch
 			targets[k] = nil
 		}
 	}
-	var before, after [][]element
+	var before, after [][]nft.Element
 	for _, c := range changes {
 		var gone, added []service
-		var b4, af []element
+		var b4, af []nft.Element
 		var err error
 		if c.Old != nil {
 			if gone, err = b.marks.virtual(c.Old, b.opts.Scheduler); err != nil {
@@ -209,18 +207,18 @@ func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Ch
 	}
 	var text bytes.Buffer
 	for _, f := range families {
-		t := newTransaction(f)
+		t := nft.NewElements(f.has)
 		if full {
 			fmt.Fprintf(&text, "add table %s %s\ndelete table %s %s\n%s", f.name, Table, f.name, Table, baseTable(f, now.Node))
 		}
 		for i, c := range changes {
 			if c.New != nil && f.has(c.New.Key.Addr) || c.Old != nil && f.has(c.Old.Key.Addr) {
-				t.difference(before[i], after[i])
+				t.Difference(before[i], after[i])
 			}
 		}
-		t.addrs("virtual", b.virtual, virtual, netip.Addr.String)
-		t.addrs("hairpin", old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
-		t.write(&text)
+		t.Addrs("virtual", b.virtual, virtual, netip.Addr.String)
+		t.Addrs("hairpin", old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
+		t.Write(&text, f.name, Table)
 	}
 	out := make([]target, 0, len(targets))
 	for k, s := range targets {

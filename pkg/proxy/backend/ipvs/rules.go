@@ -3,16 +3,12 @@ package ipvs
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 
+	"github.com/nodeagent/nodeagent/pkg/nft"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
@@ -182,18 +178,15 @@ func set[T fmt.Stringer](all []T, has func(T) bool) string {
 	return "{ " + strings.Join(out, ", ") + " }"
 }
 
-// element is an entry of a map, or without a value of a set.
-type element struct{ in, key, value string }
-
 // elements are those of a frontend. Its marks exist.
-func (m *marks) elements(f *ruleset.Frontend) (out []element) {
+func (m *marks) elements(f *ruleset.Frontend) (out []nft.Element) {
 	at := fmt.Sprintf("%s . %d", f.Key.Proto, f.Key.Port)
 	verdicts, insides := "nodeports", "inside-nodeports"
 	if !f.Key.NodePort() {
 		at = f.Key.Addr.String() + " . " + at
 		verdicts, insides = "services", "inside"
 	}
-	add := func(in, key, value string) { out = append(out, element{in, key, value}) }
+	add := func(in, key, value string) { out = append(out, nft.Element{In: in, Key: key, Value: value}) }
 	hex := func(inside bool) string { return fmt.Sprintf("%#x", uint32(m.of[marked{f.Key, inside}])) }
 	switch {
 	case len(f.Endpoints) > 0:
@@ -218,102 +211,11 @@ func (m *marks) elements(f *ruleset.Frontend) (out []element) {
 	return out
 }
 
-// transaction collects what one family's table needs.
-type transaction struct {
-	family   family
-	del, add map[string]*bytes.Buffer // by map or set
-}
-
-func newTransaction(f family) *transaction {
-	return &transaction{f, map[string]*bytes.Buffer{}, map[string]*bytes.Buffer{}}
-}
-
-func put(to map[string]*bytes.Buffer, in, text string) {
-	b := to[in]
-	if b == nil {
-		b = &bytes.Buffer{}
-		to[in] = b
-	} else {
-		b.WriteString(", ")
-	}
-	b.WriteString(text)
-}
-
-// difference leaves alone what stays the same.
-func (t *transaction) difference(before, after []element) {
-	old := make(map[element]bool, len(before))
-	for _, e := range before {
-		old[e] = true
-	}
-	for _, e := range after {
-		if old[e] {
-			delete(old, e)
-			continue
-		}
-		text := e.key
-		if e.value != "" {
-			text += " : " + e.value
-		}
-		put(t.add, e.in, text)
-	}
-	for _, e := range before { // in their order, for one that reads it
-		if old[e] {
-			put(t.del, e.in, e.key)
-		}
-	}
-}
-
-func (t *transaction) addrs(set string, old, now []netip.Addr, text func(netip.Addr) string) {
-	gone, added := ruleset.DiffAddrs(old, now)
-	for _, a := range gone {
-		if t.family.has(a) {
-			put(t.del, set, text(a))
-		}
-	}
-	for _, a := range added {
-		if t.family.has(a) {
-			put(t.add, set, text(a))
-		}
-	}
-}
-
-// write writes what goes before what comes in its place.
-func (t *transaction) write(out *bytes.Buffer) {
-	for _, part := range []struct {
-		verb string
-		all  map[string]*bytes.Buffer
-	}{{"delete", t.del}, {"add", t.add}} {
-		for _, in := range slices.Sorted(maps.Keys(part.all)) {
-			fmt.Fprintf(out, "%s element %s %s %s { %s }\n", part.verb, t.family.name, Table, in, part.all[in])
-		}
-	}
-}
-
 // nft runs one transaction, if there is something in it; the caller holds the
 // lock.
 func (b *Backend) nft(ctx context.Context, text *bytes.Buffer) error {
 	if text.Len() == 0 {
 		return nil
 	}
-	return b.monitor.Counted(func() error { return b.run(ctx, text) })
-}
-
-// run runs nft. It dies with us: one that outlives an agent would change the
-// tables under the next one. The kernel sends that signal when the thread ends,
-// so the thread is kept.
-func (b *Backend) run(ctx context.Context, text *bytes.Buffer) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, b.opts.Nft[0], append(slices.Clone(b.opts.Nft[1:]), "-f", "-")...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var out bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = text, &out, &out
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrNotFound) {
-		return fmt.Errorf("%w: install nftables, or choose another --proxy-mode", err)
-	} else if err != nil {
-		lines := strings.SplitN(strings.TrimSpace(out.String()), "\n", 6)
-		return fmt.Errorf("nft: %w: %s", err, strings.Join(lines[:min(5, len(lines))], "\n"))
-	}
-	return nil
+	return b.monitor.Counted(func() error { return b.opts.Nft.Apply(ctx, text) })
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,13 +60,11 @@ func Detect(ctx context.Context, opts Options) error {
 	if err := Supported(ctx); err != nil {
 		return err
 	}
-	b := New(opts)
-	b.opts.Nft = append(slices.Clone(b.opts.Nft), "--check")
 	var text bytes.Buffer
 	for _, f := range families {
 		text.WriteString(baseTable(f, ruleset.Node{NodePortAddresses: []netip.Addr{f.any}}))
 	}
-	return b.run(ctx, &text)
+	return opts.Nft.Check().Apply(ctx, &text)
 }
 
 // open opens the sockets once; the caller holds the lock.

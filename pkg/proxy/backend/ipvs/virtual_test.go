@@ -266,7 +266,7 @@ func TestRules(t *testing.T) {
 			}
 		}
 	}
-	if err := New(Options{Nft: []string{"/no/such/nft"}}).run(context.Background(), nil); err == nil {
+	if _, err := New(Options{Nft: []string{"/no/such/nft"}}).opts.Nft.Run(context.Background(), nil); err == nil {
 		t.Error("no nft is no error")
 	}
 }

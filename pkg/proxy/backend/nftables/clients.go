@@ -23,14 +23,14 @@ func (b *Backend) clients(ctx context.Context, now ruleset.Ruleset) clients {
 	if !slices.ContainsFunc(now.Frontends, func(f ruleset.Frontend) bool { return f.Affinity > 0 }) {
 		return nil
 	}
-	tables, err := b.run(ctx, nil, "list", "tables")
+	tables, err := b.opts.Nft.Run(ctx, nil, "list", "tables")
 	out := clients{}
 	for _, f := range []family{ipv4, ipv6} {
 		if !slices.Contains(strings.Split(string(tables), "\n"), "table "+f.name+" "+Table) {
 			continue
 		}
 		var text []byte
-		if text, err = b.run(ctx, nil, "list", "table", f.name, Table); err == nil {
+		if text, err = b.opts.Nft.Run(ctx, nil, "list", "table", f.name, Table); err == nil {
 			out[f.name] = readClients(text)
 		}
 	}
@@ -78,7 +78,7 @@ func readClients(listing []byte) map[string]string {
 func (t *transaction) keep(known map[string]string) {
 	for _, o := range t.objects {
 		if elements := known[o.name]; elements != "" && o.kind == "set" {
-			t.add.put(o.name, elements)
+			t.Add(o.name, elements)
 		}
 	}
 }

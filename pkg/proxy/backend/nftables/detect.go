@@ -12,10 +12,10 @@ import (
 // the tables with one Service of each kind, which changes nothing.
 func Detect(ctx context.Context, opts Options) error {
 	b := New(opts)
-	if _, err := b.run(ctx, nil, "--version"); err != nil {
+	if _, err := b.opts.Nft.Run(ctx, nil, "--version"); err != nil {
 		return err
 	}
-	b.opts.Nft = append(append([]string{}, b.opts.Nft...), "--check")
+	b.opts.Nft = b.opts.Nft.Check()
 	// An agent before us may have left node ports on loopback open: to look is
 	// not to close them.
 	b.opts.Localnet = Localnet{Get: func() (bool, error) { return true, nil }, Set: func(bool) error { return nil }}

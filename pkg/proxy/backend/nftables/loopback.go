@@ -57,7 +57,7 @@ func (b *Backend) openLoopback(ctx context.Context, node ruleset.Node, text *byt
 }
 
 func (b *Backend) openedLoopback(ctx context.Context) bool {
-	_, err := b.run(ctx, nil, "list", "chain", "ip", Table, opened)
+	_, err := b.opts.Nft.Run(ctx, nil, "list", "chain", "ip", Table, opened)
 	return err == nil
 }
 

@@ -16,20 +16,15 @@ package nftables
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os/exec"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/nodeagent/nodeagent/pkg/nfmonitor"
+	"github.com/nodeagent/nodeagent/pkg/nft"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
@@ -38,9 +33,7 @@ const Table = "nodeagent"
 
 // Options say how the kernel is reached.
 type Options struct {
-	// Nft is the program and its first arguments; nil is nft. A test enters its
-	// namespace here.
-	Nft []string
+	Nft nft.Command // a test enters its namespace here
 	// Localnet is the switch of the node's namespace; the zero value is that of
 	// the process.
 	Localnet Localnet
@@ -64,9 +57,6 @@ type Backend struct {
 
 // New touches nothing yet.
 func New(opts Options) *Backend {
-	if opts.Nft == nil {
-		opts.Nft = []string{"nft"}
-	}
 	if opts.Localnet.Set == nil {
 		opts.Localnet = ownLocalnet()
 	}
@@ -102,8 +92,8 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 		}
 		t := b.transaction(f, now.Node, changes)
 		t.keep(known[f.name])
-		t.addrs(clusterIPs, old.ClusterIPs, now.ClusterIPs, netip.Addr.String)
-		t.addrs(hairpin, old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
+		t.Addrs(clusterIPs, old.ClusterIPs, now.ClusterIPs, netip.Addr.String)
+		t.Addrs(hairpin, old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
 		t.write(&text)
 	}
 	if text.Len() == 0 {
@@ -186,32 +176,5 @@ func (b *Backend) collect(ctx context.Context) {
 
 // nft runs one transaction; the caller holds the lock.
 func (b *Backend) nft(ctx context.Context, text *bytes.Buffer) error {
-	return b.monitor.Counted(func() error {
-		_, err := b.run(ctx, text, "-f", "-")
-		return err
-	})
-}
-
-// run runs nft. It dies with us: one that outlives an agent would change the
-// tables under the next one. The kernel sends that signal when the thread
-// ends, so the thread is kept.
-func (b *Backend) run(ctx context.Context, in io.Reader, args ...string) ([]byte, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, b.opts.Nft[0], append(slices.Clone(b.opts.Nft[1:]), args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var out, failure bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, &out, &failure
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrNotFound) {
-		return nil, fmt.Errorf("%w: install nftables, or choose another --proxy-mode", err)
-	} else if err != nil {
-		return nil, fmt.Errorf("nft: %w: %s", err, firstLines(failure.String(), 5))
-	}
-	return out.Bytes(), nil
-}
-
-func firstLines(s string, n int) string {
-	lines := strings.SplitN(strings.TrimSpace(s), "\n", n+1)
-	return strings.Join(lines[:min(n, len(lines))], "\n")
+	return b.monitor.Counted(func() error { return b.opts.Nft.Apply(ctx, text) })
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/nodeagent/nodeagent/pkg/nft"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
@@ -27,7 +28,7 @@ type object struct {
 
 // rendered is what one frontend is in the kernel.
 type rendered struct {
-	elements []element
+	elements []nft.Element
 	objects  []object
 }
 
@@ -49,7 +50,7 @@ func (r renderer) frontend(f *ruleset.Frontend) rendered {
 		key = f.Key.Addr.String() + " . " + key
 		verdicts, insides, empties = services, inside, empty
 	}
-	add := func(in, key, value string) { out.elements = append(out.elements, element{in, key, value}) }
+	add := func(in, key, value string) { out.elements = append(out.elements, nft.Element{In: in, Key: key, Value: value}) }
 	switch {
 	case len(f.Endpoints) > 0:
 		r.share(&out, f, key, verdicts, f.Endpoints, f.Masquerade)
@@ -81,13 +82,13 @@ func (r renderer) share(out *rendered, f *ruleset.Frontend, key, verdicts string
 		slots := fmt.Sprintf("%s-%d", verdicts, size)
 		class = r.class(out, f.Key.NodePort(), slots, size, len(to) > exact, m)
 		for i, p := range places {
-			out.elements = append(out.elements, element{slots, key + " . " + strconv.Itoa(p), endpoint(to[i])})
+			out.elements = append(out.elements, nft.Element{In: slots, Key: key + " . " + strconv.Itoa(p), Value: endpoint(to[i])})
 		}
 		if len(to) > exact {
-			out.elements = append(out.elements, element{slots, key + " . " + strconv.Itoa(size), endpoint(to[0])})
+			out.elements = append(out.elements, nft.Element{In: slots, Key: key + " . " + strconv.Itoa(size), Value: endpoint(to[0])})
 		}
 	}
-	out.elements = append(out.elements, element{verdicts, key, "goto " + class})
+	out.elements = append(out.elements, nft.Element{In: verdicts, Key: key, Value: "goto " + class})
 }
 
 // class is the chain for that number of endpoints, whosever they are. Each has

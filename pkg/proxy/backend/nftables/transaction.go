@@ -3,38 +3,21 @@ package nftables
 import (
 	"bytes"
 	"fmt"
-	"maps"
-	"net/netip"
-	"slices"
 
+	"github.com/nodeagent/nodeagent/pkg/nft"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
 // transaction collects what one family's table needs.
 type transaction struct {
-	family   family
-	objects  []object // to add
-	del, add elements
-}
-
-// elements are what to put into or take from each map and set.
-type elements map[string]*bytes.Buffer
-
-func (e elements) put(in, text string) {
-	b := e[in]
-	if b == nil {
-		b = &bytes.Buffer{}
-		e[in] = b
-	}
-	if b.Len() > 0 {
-		b.WriteString(", ")
-	}
-	b.WriteString(text)
+	*nft.Elements
+	family  family
+	objects []object // to add
 }
 
 // transaction renders the changes and keeps count of the objects' users.
 func (b *Backend) transaction(f family, node ruleset.Node, changes []ruleset.Change) *transaction {
-	t := &transaction{family: f, del: elements{}, add: elements{}}
+	t := &transaction{family: f, Elements: nft.NewElements(f.has)}
 	r := newRenderer(f, node)
 	used, idle := b.used[f.name], b.idle[f.name]
 	for _, c := range changes {
@@ -45,7 +28,7 @@ func (b *Backend) transaction(f family, node ruleset.Node, changes []ruleset.Cha
 		if c.New != nil && f.has(c.New.Key.Addr) {
 			after = r.frontend(c.New)
 		}
-		t.difference(before.elements, after.elements)
+		t.Difference(before.elements, after.elements)
 		for _, o := range after.objects {
 			if used[o.name]++; used[o.name] > 1 {
 				continue
@@ -66,44 +49,6 @@ func (b *Backend) transaction(f family, node ruleset.Node, changes []ruleset.Cha
 	return t
 }
 
-// difference leaves alone what stays the same.
-func (t *transaction) difference(before, after []element) {
-	old := make(map[element]bool, len(before))
-	for _, e := range before {
-		old[e] = true
-	}
-	for _, e := range after {
-		if old[e] {
-			delete(old, e)
-			continue
-		}
-		text := e.key
-		if e.value != "" {
-			text += " : " + e.value
-		}
-		t.add.put(e.in, text)
-	}
-	for _, e := range before { // in their order, for one that reads it
-		if old[e] {
-			t.del.put(e.in, e.key)
-		}
-	}
-}
-
-func (t *transaction) addrs(set string, old, now []netip.Addr, text func(netip.Addr) string) {
-	gone, added := ruleset.DiffAddrs(old, now)
-	for _, a := range gone {
-		if t.family.has(a) {
-			t.del.put(set, text(a))
-		}
-	}
-	for _, a := range added {
-		if t.family.has(a) {
-			t.add.put(set, text(a))
-		}
-	}
-}
-
 // write writes sets and chains before the rules that use them, these before
 // the elements that lead there, and what goes before what comes in its place.
 func (t *transaction) write(out *bytes.Buffer) {
@@ -119,14 +64,5 @@ func (t *transaction) write(out *bytes.Buffer) {
 			fmt.Fprintf(out, "add rule %s %s %s %s\n", t.family.name, Table, o.name, t.family.expand(rule))
 		}
 	}
-	t.elements(out, "delete", t.del)
-	t.elements(out, "add", t.add)
-}
-
-func (t *transaction) elements(out *bytes.Buffer, verb string, all elements) {
-	for _, in := range slices.Sorted(maps.Keys(all)) {
-		fmt.Fprintf(out, "%s element %s %s %s { ", verb, t.family.name, Table, in)
-		out.Write(all[in].Bytes())
-		out.WriteString(" }\n")
-	}
+	t.Write(out, t.family.name, Table)
 }
