@@ -50,7 +50,9 @@ func (r renderer) frontend(f *ruleset.Frontend) rendered {
 		key = f.Key.Addr.String() + " . " + key
 		verdicts, insides, empties = services, inside, empty
 	}
-	add := func(in, key, value string) { out.elements = append(out.elements, nft.Element{In: in, Key: key, Value: value}) }
+	add := func(in, key, value string) {
+		out.elements = append(out.elements, nft.Element{In: in, Key: key, Value: value})
+	}
 	switch {
 	case len(f.Endpoints) > 0:
 		r.share(&out, f, key, verdicts, f.Endpoints, f.Masquerade)
