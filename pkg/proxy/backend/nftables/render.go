@@ -14,9 +14,6 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
-// element is an entry of a map, or without a value of a set.
-type element struct{ in, key, value string }
-
 // object is a chain, set or map that some frontends share, by a name that says
 // all that is in it but a map's elements: nobody ever changes one, it is there
 // or it is not.
