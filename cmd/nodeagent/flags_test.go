@@ -116,6 +116,7 @@ func flagCases(cwd string) map[string]flagCase {
 		"log-level":             {"debug", func(c *C) any { return c.Log.Level }, "debug"},
 		"log-format":            {"text", func(c *C) any { return c.Log.Format }, "text"},
 		"listen":                {"none", func(c *C) any { return c.Listen }, "none"},
+		"api-listen":            {"none", func(c *C) any { return c.API.Listen }, "none"},
 		"proxy-mode":            {"none", func(c *C) any { return c.ProxyMode }, "none"},
 		"kubeconfig":            {"kc", func(c *C) any { return c.Kubeconfig }, cwd + "/kc"},
 		"service-cidr":          {"10.251.0.0/24,fd02::/64", func(c *C) any { return c.Proxy.ServiceCIDRs }, "[10.251.0.0/24 fd02::/64]"},

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"path/filepath"
 	goruntime "runtime"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/cni"
+	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/journal"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/podworker"
@@ -95,14 +97,24 @@ func (a *agent) newServer() (*server.Server, error) {
 		health = ""
 	}
 	return server.New(server.Options{
-		Log: a.log, Metrics: a.metrics, Socket: filepath.Join(a.cfg.RunDir, socketName), Health: health,
-		TCP: server.TCP{
-			Listen: a.cfg.API.Listen, CertFile: a.cfg.API.TLSCertFile, KeyFile: a.cfg.API.TLSKeyFile, TokenFile: a.cfg.API.TokenFile,
-		},
+		Log: a.log, Metrics: a.metrics, Socket: filepath.Join(a.cfg.RunDir, socketName), Health: health, TCP: a.apiOverTCP(),
 		NodeName: a.cfg.NodeName, Version: a.o.Build.Version, PodLogDir: a.cfg.PodLogDir,
 		Pods: a.store, Push: a.push, Resources: a.store, PushResources: a.push, Events: a.events, Streams: streams{a}, Node: a, Images: imageAPI{a},
 		Checks: slices.Concat(a.proxyCheck(), a.clusterChecks()),
 	})
+}
+
+// apiOverTCP is for kubectl.
+func (a *agent) apiOverTCP() server.TCP {
+	c := a.cfg.API
+	if c.Listen == config.ListenNone {
+		return server.TCP{}
+	}
+	host, _, _ := net.SplitHostPort(c.Listen) // it was validated
+	return server.TCP{
+		Listen: c.Listen, CertFile: c.TLSCertFile, KeyFile: c.TLSKeyFile, TokenFile: c.TokenFile,
+		Dir: a.statePath(config.CredentialsDir), Hosts: append([]string{a.cfg.NodeName, host}, a.cfg.NodeIP...), Optional: c.Listen == config.DefaultAPIListen,
+	}
 }
 
 // nodeLabels are the user's and those that every node has.

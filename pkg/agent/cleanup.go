@@ -75,7 +75,7 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 	if c.supervisor != nil {
 		c.did("embedded runtime", c.supervisor.Stop(ctx))
 	}
-	for _, dir := range []string{podsDir, filepath.Dir(objectsDir), resourcesDir, embeddedDir} {
+	for _, dir := range []string{podsDir, filepath.Dir(objectsDir), resourcesDir, embeddedDir, config.CredentialsDir} {
 		c.folder(c.statePath(dir))
 	}
 	c.folder(cfg.RunDir)

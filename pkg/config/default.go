@@ -34,6 +34,10 @@ const (
 	debianCNIBinDir     = "/usr/lib/cni"
 	resolvedStubAddress = "127.0.0.53"
 	kubeletDir          = "/var/lib/kubelet"
+	// DefaultAPIListen is where kubectl finds the API.
+	DefaultAPIListen = "127.0.0.1:10247"
+	// CredentialsDir, below StateDir, keeps the API's own token and authority.
+	CredentialsDir = "api"
 )
 
 // Default fills every field that is at its zero value and has a default. It
@@ -82,6 +86,10 @@ func Default(c *NodeAgentConfiguration, h Host) {
 		str(&c.Listen, ListenNone) // its port is that kubelet's
 	}
 	str(&c.Listen, "127.0.0.1:10248")
+	if c.ServicesOnly() {
+		str(&c.API.Listen, ListenNone) // kubectl has the API server
+	}
+	str(&c.API.Listen, DefaultAPIListen)
 	defaultProxy(c)
 	str(&c.Log.Level, "info")
 	str(&c.Log.Format, "text")

@@ -81,6 +81,7 @@ func flags() []flag {
 		text("log-level", "debug, info, warn or error (default info)", func(c *C) *string { return &c.Log.Level }),
 		text("log-format", "text or json (default text)", func(c *C) *string { return &c.Log.Format }),
 		text("listen", "address for healthz, readyz and metrics, or none (default 127.0.0.1:10248)", func(c *C) *string { return &c.Listen }),
+		text("api-listen", "address of the API for kubectl, or none (default "+DefaultAPIListen+")", func(c *C) *string { return &c.API.Listen }),
 	}
 	return append(all, proxyFlags()...)
 }

@@ -193,8 +193,11 @@ type Pods struct {
 	MaxTerminatedPods int `json:"maxTerminatedPods,omitempty"`
 }
 
-// API over TCP; off while Listen is empty.
+// API over TCP, for kubectl. What is not given of certificate and token the
+// agent makes itself, below StateDir.
 type API struct {
+	// Listen is ADDRESS:PORT; "none" turns it off. Default DefaultAPIListen, or
+	// "none" with ServicesOnly.
 	Listen      string `json:"listen,omitempty"`
 	TLSCertFile string `json:"tlsCertFile,omitempty"`
 	TLSKeyFile  string `json:"tlsKeyFile,omitempty"`

@@ -238,23 +238,18 @@ func (k *checker) servers(c *NodeAgentConfiguration) {
 	if c.Listen != "" && c.Listen != ListenNone {
 		k.hostPort("listen", c.Listen)
 	}
-	if c.API.Listen == "" {
-		for _, f := range []struct{ field, v string }{
-			{"api.tlsCertFile", c.API.TLSCertFile}, {"api.tlsKeyFile", c.API.TLSKeyFile}, {"api.tokenFile", c.API.TokenFile},
-		} {
-			if f.v != "" {
-				k.bad(f.field, "set without api.listen")
-			}
-		}
-		return
+	if c.API.Listen != "" && c.API.Listen != ListenNone {
+		k.hostPort("api.listen", c.API.Listen)
 	}
-	k.hostPort("api.listen", c.API.Listen)
-	for _, f := range []struct{ field, v string }{
-		{"api.tlsCertFile", c.API.TLSCertFile}, {"api.tlsKeyFile", c.API.TLSKeyFile}, {"api.tokenFile", c.API.TokenFile},
-	} {
-		if f.v == "" {
-			k.bad(f.field, "missing; whoever reaches api.listen could run anything as root, so it needs TLS and a token")
+	if cert, key := c.API.TLSCertFile, c.API.TLSKeyFile; (cert == "") != (key == "") {
+		missing, have := "api.tlsKeyFile", "api.tlsCertFile"
+		if cert == "" {
+			missing, have = have, missing
 		}
+		k.bad(missing, "missing; it belongs to %s: give both, or neither to have the agent make them", have)
+	}
+	if c.API.Listen == ListenNone && (c.API.TLSCertFile != "" || c.API.TokenFile != "") {
+		k.bad("api.listen", "none, so that the other fields of api mean nothing: remove them")
 	}
 }
 

@@ -285,7 +285,10 @@ func inTheSystem() map[string]finding {
 		"address of nobody": {func(h *fakeHost, cfg *config.NodeAgentConfiguration) {
 			h.busy[cfg.Listen], h.runtimes["/run/nodeagent/nodeagent.sock"] = fmt.Errorf("bind: %w", syscall.EADDRNOTAVAIL), ""
 		}, "listen address", Fail, "cannot be used"},
-		"no address": {func(_ *fakeHost, cfg *config.NodeAgentConfiguration) { cfg.Listen = config.ListenNone }, "listen address", Info, "none"},
+		"default address of the API in use": {func(h *fakeHost, cfg *config.NodeAgentConfiguration) { h.busy[config.DefaultAPIListen] = inUse() }, "listen address", Warn, "kubectl"},
+		"no address": {func(_ *fakeHost, cfg *config.NodeAgentConfiguration) {
+			cfg.Listen, cfg.API.Listen = config.ListenNone, config.ListenNone
+		}, "listen address", Info, "none"},
 	}
 }
 

@@ -185,6 +185,9 @@ func listenAddress(ctx context.Context, p *probe) Result {
 			continue
 		}
 		if err := p.Network.Listen(ctx, a); err != nil {
+			if a == config.DefaultAPIListen {
+				return bad(Warn, a+" cannot be used: "+oneLine(err.Error()), "kubectl finds no API there: stop what uses it, or choose another in api.listen")
+			}
 			if errors.Is(err, unix.EADDRINUSE) && p.Network.Answers(ctx, filepath.Join(p.cfg.RunDir, "nodeagent.sock")) {
 				return info("%s is in use, and an agent runs on this host", a)
 			}

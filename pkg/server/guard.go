@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/nodeagent/nodeagent/pkg/server/credentials"
 )
 
 func (o *Options) defaults() {
@@ -139,6 +142,31 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, kind strin
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="nodeagent"`)
 	return apierrors.NewUnauthorized("Unauthorized")
+}
+
+// secure prepares TLS and the token, with the agent's own in place of what is
+// not given.
+func (s *Server) secure(o TCP) (err error) {
+	var own *credentials.Files
+	if o.CertFile == "" || o.TokenFile == "" {
+		if o.Dir == "" {
+			return fmt.Errorf("API over TCP on %s: a certificate, its key and a token file are needed", o.Listen)
+		}
+		if own, err = credentials.Open(o.Dir, s.o.Now); err != nil {
+			return err
+		}
+	}
+	if o.CertFile == "" {
+		s.tls = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: own.Certificate(o.Hosts)}
+	} else if s.tls, err = tlsConfig(o.CertFile, o.KeyFile); err != nil {
+		return err
+	}
+	s.token = &tokenFile{path: o.TokenFile}
+	if o.TokenFile == "" {
+		s.token.path = own.TokenFile()
+	}
+	_, err = s.token.sum()
+	return err
 }
 
 // tokenFile is one bearer token in a file.

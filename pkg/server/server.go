@@ -9,6 +9,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +50,13 @@ type TCP struct {
 	Listen            string // host:port
 	CertFile, KeyFile string // PEM; read again when they change
 	TokenFile         string // one bearer token; root only; read again when it changes
+	// Dir keeps what is made in place of files that are not given, Hosts are the
+	// names and addresses that such a certificate is good for, besides loopback's.
+	Dir   string
+	Hosts []string
+	// Optional says that nobody asked for the listener: an address that is taken
+	// is no error.
+	Optional bool
 }
 
 // Options is everything a Server needs. Log, Pods, Push, Resources, PushResources,
@@ -92,6 +100,7 @@ type Server struct {
 	o             Options
 	log           *slog.Logger
 	token         *tokenFile
+	tls           *tls.Config
 	short, long   chan struct{}
 	bookmarkEvery time.Duration
 
@@ -120,14 +129,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.ending, s.end = context.WithCancel(context.Background())
 	if o.TCP.Listen != "" {
-		if o.TCP.CertFile == "" || o.TCP.KeyFile == "" || o.TCP.TokenFile == "" {
-			return nil, fmt.Errorf("API over TCP on %s: a certificate, its key and a token file are needed", o.TCP.Listen)
-		}
-		if _, err := tlsConfig(o.TCP.CertFile, o.TCP.KeyFile); err != nil {
-			return nil, err
-		}
-		s.token = &tokenFile{path: o.TCP.TokenFile}
-		if _, err := s.token.sum(); err != nil {
+		if err := s.secure(o.TCP); err != nil {
 			return nil, err
 		}
 	}
@@ -216,6 +218,10 @@ func (s *Server) listen(ctx context.Context) (map[string]net.Listener, error) {
 		}
 		var lc net.ListenConfig
 		l, err := lc.Listen(ctx, "tcp", addr)
+		if err != nil && kind == kindTLS && s.o.TCP.Optional {
+			s.log.Warn("kubectl cannot reach this agent: choose another address with api.listen, or none", "err", err)
+			continue
+		}
 		if err != nil {
 			setting := map[string]string{kindTLS: "api.listen", kindHealth: "--listen"}[kind]
 			return listeners, fmt.Errorf("the %s API cannot listen: %w: stop what does there, or choose another address with %s", kind, err, setting)
@@ -247,12 +253,7 @@ func (s *Server) httpServer(kind string, base context.Context) *http.Server {
 	// its stream floods (CVE-2023-44487) do not concern us then.
 	srv.Protocols.SetHTTP1(true)
 	if kind == kindTLS {
-		// New has read the files already; here they can only be missing again.
-		c, err := tlsConfig(s.o.TCP.CertFile, s.o.TCP.KeyFile)
-		if err != nil {
-			s.log.Error("API over TCP", "err", err)
-		}
-		srv.TLSConfig = c
+		srv.TLSConfig = s.tls
 	}
 	return srv
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nodeagent/nodeagent/pkg/server/credentials"
 )
 
 const token = "0123456789abcdef"
@@ -243,5 +245,50 @@ func TestHealthListener(t *testing.T) {
 	}
 	if a := s.Addr(kindTLS); a != nil {
 		t.Errorf("nobody asked for a listener on %v", a)
+	}
+}
+
+// Without files of the user's own the agent makes what it needs, and a client
+// with its kubeconfig is let in.
+func TestOwnCredentials(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, func(all *Options) {
+		all.Now = time.Now
+		all.TCP = TCP{Listen: "127.0.0.1:0", Dir: dir}
+	})
+	own, err := credentials.Open(dir, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(own.Authority())
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+	secret, err := own.Token()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, text := ask(t, c, s, podsPath, "Bearer "+secret); resp.StatusCode != 200 {
+		t.Errorf("%s: %s", resp.Status, text)
+	}
+	if err := own.Renew(); err != nil {
+		t.Fatal(err)
+	}
+	if resp, _ := ask(t, c, s, podsPath, "Bearer "+secret); resp.StatusCode != 401 {
+		t.Errorf("the old token: %s", resp.Status)
+	}
+}
+
+// An address that nobody asked for and that is taken keeps no agent from running.
+func TestOptionalListener(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	s := start(t, func(all *Options) {
+		all.TCP = TCP{Listen: taken.Addr().String(), Dir: t.TempDir(), Optional: true}
+	})
+	if s.Addr(kindTLS) != nil || s.Addr(kindLocal) == nil {
+		t.Errorf("listens on %v and %v", s.Addr(kindTLS), s.Addr(kindLocal))
 	}
 }
