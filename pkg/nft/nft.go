@@ -132,14 +132,26 @@ func (e *Elements) Addrs(set string, old, now []netip.Addr, text func(netip.Addr
 
 // Write writes what goes before what comes in its place.
 func (e *Elements) Write(out *bytes.Buffer, family, table string) {
-	for _, part := range []struct {
-		verb string
-		all  map[string]*bytes.Buffer
-	}{{"delete", e.del}, {"add", e.add}} {
-		for _, in := range slices.Sorted(maps.Keys(part.all)) {
-			fmt.Fprintf(out, "%s element %s %s %s { ", part.verb, family, table, in)
-			out.Write(part.all[in].Bytes())
-			out.WriteString(" }\n")
+	e.each(func(add bool, in string, text []byte) bool {
+		verb := "delete"
+		if add {
+			verb = "add"
+		}
+		fmt.Fprintf(out, "%s element %s %s %s { ", verb, family, table, in)
+		out.Write(text)
+		out.WriteString(" }\n")
+		return true
+	})
+}
+
+// each goes through the changes of each map or set, until one is false.
+func (e *Elements) each(f func(add bool, in string, text []byte) bool) bool {
+	for i, all := range []map[string]*bytes.Buffer{e.del, e.add} {
+		for _, in := range slices.Sorted(maps.Keys(all)) {
+			if !f(i == 1, in, all[in].Bytes()) {
+				return false
+			}
 		}
 	}
+	return true
 }

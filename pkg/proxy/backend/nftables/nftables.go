@@ -9,8 +9,8 @@
 // nftables mode: an out-of-window packet of an address-translated connection
 // is not dropped here, and iptables mode's reason to do so is iptables' own.
 //
-// The kernel is spoken to through `nft -f -`: see docs/services.md for what was
-// measured.
+// The kernel is spoken to through `nft -f -`, but for changes of a few elements,
+// which go there without its help: see docs/services.md for what was measured.
 package nftables
 
 import (
@@ -34,6 +34,8 @@ const Table = "nodeagent"
 // Options say how the kernel is reached.
 type Options struct {
 	Nft nft.Command // a test enters its namespace here
+	// In runs what speaks to the kernel itself; nil does so where it is.
+	In func(func() error) error
 	// Localnet is the switch of the node's namespace; the zero value is that of
 	// the process.
 	Localnet Localnet
@@ -60,6 +62,9 @@ func New(opts Options) *Backend {
 	if opts.Localnet.Set == nil {
 		opts.Localnet = ownLocalnet()
 	}
+	if opts.In == nil {
+		opts.In = func(f func() error) error { return f() }
+	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
@@ -74,8 +79,9 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	full := !b.loaded || !old.Node.Equal(now.Node)
-	var text bytes.Buffer
+	var base bytes.Buffer
 	var known clients
+	var parts []*transaction
 	if full {
 		known = b.clients(ctx, now)
 		b.used, b.idle = map[string]map[string]int{}, map[string]map[string]object{}
@@ -87,25 +93,22 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	for _, f := range []family{ipv4, ipv6} {
 		if full {
 			// Deleting what may not be there is an error, unless it was added first.
-			fmt.Fprintf(&text, "add table %s %s\ndelete table %s %s\n%s", f.name, Table, f.name, Table, baseTable(f, now.Node))
+			fmt.Fprintf(&base, "add table %s %s\ndelete table %s %s\n%s", f.name, Table, f.name, Table, baseTable(f, now.Node))
 			b.used[f.name], b.idle[f.name] = map[string]int{}, map[string]object{}
 		}
 		t := b.transaction(f, now.Node, changes)
 		t.keep(known[f.name])
 		t.Addrs(clusterIPs, old.ClusterIPs, now.ClusterIPs, netip.Addr.String)
 		t.Addrs(hairpin, old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
-		t.write(&text)
-	}
-	if text.Len() == 0 {
-		return nil
+		parts = append(parts, t)
 	}
 	b.loaded = false
 	if full {
-		if err := b.openLoopback(ctx, now.Node, &text); err != nil {
+		if err := b.openLoopback(ctx, now.Node, &base); err != nil {
 			return err
 		}
 	}
-	if err := b.nft(ctx, &text); err != nil {
+	if err := b.send(ctx, &base, parts); err != nil {
 		return fmt.Errorf("program %d Service frontends: %w", len(changes), err)
 	}
 	if now.Node.LoopbackNodePorts {
@@ -172,6 +175,24 @@ func (b *Backend) collect(ctx context.Context) {
 	for _, idle := range b.idle {
 		clear(idle)
 	}
+}
+
+// send makes one transaction of everything.
+func (b *Backend) send(ctx context.Context, base *bytes.Buffer, parts []*transaction) error {
+	batch, small := nft.NewBatch(), base.Len() == 0
+	for _, t := range parts {
+		small = small && len(t.objects) == 0 && batch.Elements(t.Elements, t.family.any.Is6(), Table)
+	}
+	switch {
+	case small && batch.Empty():
+		return nil
+	case small:
+		return b.monitor.Counted(func() error { return b.opts.In(batch.Send) })
+	}
+	for _, t := range parts {
+		t.write(base)
+	}
+	return b.nft(ctx, base)
 }
 
 // nft runs one transaction; the caller holds the lock.

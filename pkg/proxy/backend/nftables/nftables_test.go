@@ -2,15 +2,19 @@ package nftables_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/testbed"
 	"github.com/nodeagent/nodeagent/internal/testbed/services"
@@ -25,12 +29,16 @@ func backend(t testing.TB, w *services.World) *nftables.Backend {
 
 func options(w *services.World) nftables.Options {
 	return nftables.Options{
-		Nft: w.Command("nft"),
+		Nft: w.Command("nft"), In: in(w),
 		Localnet: nftables.Localnet{
 			Get: func() (on bool, err error) { value, err := localnet(w); return value != "0", err },
 			Set: func(on bool) error { return w.Sysctl(localnetSysctl, map[bool]string{true: "1", false: "0"}[on]) },
 		},
 	}
+}
+
+func in(w *services.World) func(func() error) error {
+	return func(f func() error) error { return w.In(services.Node, f) }
 }
 
 const localnetSysctl = "net/ipv4/conf/all/route_localnet"
@@ -156,13 +164,57 @@ func TestCleanup(t *testing.T) {
 	}
 }
 
+// A change of elements alone runs no program, and ends where nft would have got;
+// one that the kernel refuses is followed by a full replacement.
+func TestElementsWithoutNft(t *testing.T) {
+	w := services.New(t)
+	testbed.Require(t, "nft", "nsenter")
+	runs := filepath.Join(t.TempDir(), "runs")
+	o := options(w)
+	o.Nft = append([]string{"sh", "-c", `echo run >>"$0"; exec "$@"`, runs}, o.Nft...)
+	b := nftables.New(o)
+	count := func() int {
+		text, err := os.ReadFile(runs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(text), "run")
+	}
+	apply(t, b, ruleset.Ruleset{}, services.ManyRuleset(70))
+	before := count()
+	old, now := services.ManyRuleset(70), services.ManyRuleset(69)
+	for range 3 {
+		apply(t, b, old, now)
+		old, now = now, old
+	}
+	if n := count(); n != before {
+		t.Errorf("nft was run %d times for elements alone", n-before)
+	}
+	got := kernel(t, w)
+	fresh := backend(t, w)
+	apply(t, fresh, ruleset.Ruleset{}, old)
+	if want := kernel(t, w); got != want {
+		t.Fatalf("the kernel holds\n%s\nwhere nft puts\n%s", got, want)
+	}
+	nft(t, w, "flush set ip nodeagent cluster-ips")
+	none := old
+	none.ClusterIPs = nil
+	if err := b.Apply(t.Context(), old, none); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("what is not there was removed: %v", err)
+	}
+	apply(t, b, old, none)
+	if n := count(); n != 2*before {
+		t.Errorf("nft was run %d times to replace everything, %d at first", n-before, before)
+	}
+}
+
 // Whoever flushes or edits our tables is noticed; what we and others do
 // elsewhere is not.
 func TestWatch(t *testing.T) {
 	w := services.New(t)
 	testbed.Require(t, "nft", "nsenter", "unshare")
 	// In a container the kernel's process ids are not ours.
-	b := nftables.New(nftables.Options{Nft: append([]string{"unshare", "--pid", "--fork", "--kill-child"}, w.Command("nft")...)})
+	b := nftables.New(nftables.Options{Nft: append([]string{"unshare", "--pid", "--fork", "--kill-child"}, w.Command("nft")...), In: in(w)})
 	var watch *nftables.Watch
 	if err := w.In(services.Node, func() (err error) { watch, err = b.Watch(); return err }); err != nil {
 		t.Fatal(err)
