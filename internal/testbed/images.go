@@ -265,15 +265,28 @@ func pauseImage() (v1.Image, error) {
 	return image(map[string]file{"pause": {content: program, mode: 0o755}}, v1.Config{Entrypoint: []string{"/pause"}})
 }
 
-// image makes a one-layer image whose digest depends on its files alone.
-func image(files map[string]file, cfg v1.Config) (v1.Image, error) {
+// Layer is a layer of regular files, path to content.
+func Layer(files map[string]string) (v1.Layer, error) {
+	set := map[string]file{}
+	for path, content := range files {
+		set[path] = file{content: []byte(content), mode: 0o644}
+	}
+	return layerOf(set)
+}
+
+func layerOf(files map[string]file) (v1.Layer, error) {
 	content, err := tarFiles(files)
 	if err != nil {
 		return nil, err
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(content)), nil
 	})
+}
+
+// image makes a one-layer image whose digest depends on its files alone.
+func image(files map[string]file, cfg v1.Config) (v1.Image, error) {
+	layer, err := layerOf(files)
 	if err != nil {
 		return nil, err
 	}

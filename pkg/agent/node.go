@@ -176,7 +176,7 @@ func (a *agent) connectTo(ctx context.Context, g *errgroup.Group, endpoint strin
 func (a *agent) dial(ctx context.Context, endpoint string) (*runtime.Client, error) {
 	return runtime.Connect(ctx, runtime.Options{
 		Endpoint: endpoint, Owner: a.instance, AdoptKubelet: a.cfg.Runtime.AdoptKubeletPods,
-		StartsDir: a.statePath(startsDir), Log: a.log,
+		StartsDir: a.statePath(startsDir), SeccompRoot: a.statePath(seccompDir), Log: a.log,
 		Observe: a.metrics.RuntimeOperation,
 	})
 }
@@ -246,7 +246,7 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 		Probes: probe.New(probe.Options{
 			Runtime: client, Recorder: a.events, Metrics: a.metrics, Clock: time.Now, After: time.After, Log: a.log,
 		}),
-		Admit:    podworker.Admission(a.nodeLabels()),
+		Admit:    podworker.Admission(a.nodeLabels(), a.nodeSecurity(ctx, client)),
 		Hostname: a.cfg.NodeName, NodeIPs: a.cfg.NodeIP, NodeMemory: memory, RuntimeName: info.Name,
 		DNS: resolver{
 			path: a.cfg.Network.ResolvConf, clusterDNS: a.cfg.DNS.ClusterDNS, clusterDomain: a.cfg.DNS.ClusterDomain,

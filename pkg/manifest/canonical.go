@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -87,6 +88,17 @@ func appendString(b []byte, s string) []byte {
 	// A string always encodes.
 	_ = enc.Encode(s)
 	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...)
+}
+
+// appendAppArmor adds to a spec the annotations that are a part of it: another
+// profile is another pod.
+func appendAppArmor(spec []byte, annotations map[string]string) []byte {
+	for _, k := range slices.Sorted(maps.Keys(annotations)) {
+		if strings.HasPrefix(k, prefixAppArmor) {
+			spec = append(appendString(append(appendString(spec, k), ':'), annotations[k]), '\n')
+		}
+	}
+	return spec
 }
 
 func hashSpec(spec []byte) string {

@@ -299,7 +299,7 @@ func (d *decoder) pod(n *node) {
 	if s := n.get("spec"); s != nil {
 		spec = canonicalForm{}.append(nil, s, reflect.TypeFor[v1.PodSpec]())
 	}
-	o.SpecHash = hashSpec(spec)
+	o.SpecHash = hashSpec(appendAppArmor(spec, p.Annotations))
 	if errs := d.finish(p, &o, n); len(errs) > 0 {
 		d.refuse(objectName(n), errs...)
 		return

@@ -21,6 +21,7 @@ func Default(pod *v1.Pod) {
 			defaultContainer(&containers[i], spec.HostNetwork)
 		}
 	}
+	defaultAppArmor(pod)
 }
 
 func defaultPodSpec(spec *v1.PodSpec) {

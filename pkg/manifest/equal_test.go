@@ -181,11 +181,14 @@ func TestPushOptions(t *testing.T) {
 // one.
 func specHash(canonical []byte) (string, error) {
 	var doc struct {
+		Metadata struct {
+			Annotations map[string]string `json:"annotations"`
+		} `json:"metadata"`
 		Spec json.RawMessage `json:"spec"`
 	}
 	if err := json.Unmarshal(canonical, &doc); err != nil {
 		return "", fmt.Errorf("hash the spec: %w", err)
 	}
 	// The spec's bytes stand in the canonical document as they are.
-	return hashSpec(doc.Spec), nil
+	return hashSpec(appendAppArmor(doc.Spec, doc.Metadata.Annotations)), nil
 }

@@ -135,17 +135,27 @@ var podFields = []typeFields{
 		supported: "medium sizeLimit",
 		refused:   "mode"},
 
-	// An empty security context asks for nothing; what stands in it is refused
-	// by its own name.
 	{of: v1.PodSecurityContext{},
-		refused: "seLinuxOptions windowsOptions runAsUser runAsGroup runAsNonRoot " +
-			"supplementalGroups supplementalGroupsPolicy fsGroup sysctls fsGroupChangePolicy " +
-			"seccompProfile appArmorProfile seLinuxChangePolicy"},
+		supported: "seLinuxOptions seLinuxChangePolicy runAsUser runAsGroup runAsNonRoot supplementalGroups " +
+			"supplementalGroupsPolicy seccompProfile appArmorProfile",
+		refused: "windowsOptions fsGroup sysctls fsGroupChangePolicy"},
 
 	{of: v1.SecurityContext{},
-		refused: "capabilities privileged seLinuxOptions windowsOptions runAsUser runAsGroup " +
-			"runAsNonRoot readOnlyRootFilesystem allowPrivilegeEscalation procMount " +
-			"seccompProfile appArmorProfile"},
+		supported: "capabilities privileged seLinuxOptions runAsUser runAsGroup runAsNonRoot " +
+			"readOnlyRootFilesystem allowPrivilegeEscalation procMount seccompProfile appArmorProfile",
+		refused: "windowsOptions"},
+
+	{of: v1.SELinuxOptions{},
+		supported: "user role type level"},
+
+	{of: v1.SeccompProfile{},
+		supported: "type localhostProfile"},
+
+	{of: v1.AppArmorProfile{},
+		supported: "type localhostProfile"},
+
+	{of: v1.Capabilities{},
+		supported: "add drop"},
 }
 
 // support is what the table says of a field.

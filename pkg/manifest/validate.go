@@ -50,12 +50,13 @@ func validateAnnotations(pod *v1.Pod, p *field.Path) (errs field.ErrorList) {
 			errs = append(errs, field.Invalid(p.Key(annotationDeletionCost), v, "must be a 32-bit integer without sign + or leading zeros"))
 		}
 	}
-	return errs
+	return append(errs, validateAppArmorAnnotations(pod, p)...)
 }
 
 func validateSpec(spec *v1.PodSpec, p *field.Path) field.ErrorList {
 	volumes, errs := validateVolumes(spec.Volumes, p.Child("volumes"))
 	errs = append(errs, validateContainers(spec, volumes, p)...)
+	errs = append(errs, validateSecurity(spec, p)...)
 	errs = append(errs, oneOf(spec.RestartPolicy, p.Child("restartPolicy"),
 		v1.RestartPolicyAlways, v1.RestartPolicyOnFailure, v1.RestartPolicyNever)...)
 	errs = append(errs, oneOf(spec.DNSPolicy, p.Child("dnsPolicy"),

@@ -33,6 +33,7 @@ func ValidateUpdate(updated, old *v1.Pod) field.ErrorList {
 	errs := apivalidation.ValidateObjectMetaUpdate(&pod.ObjectMeta, &previous.ObjectMeta, field.NewPath("metadata"))
 	errs = append(errs, Validate(pod)...)
 	errs = append(errs, validateMirrorUpdate(pod, previous, field.NewPath("metadata", "annotations").Key(annotationMirror))...)
+	errs = append(errs, validateAppArmorUpdate(pod.Annotations, previous.Annotations, field.NewPath("metadata", "annotations"))...)
 	return append(errs, validateSpecUpdate(&pod.Spec, &previous.Spec, field.NewPath("spec"))...)
 }
 

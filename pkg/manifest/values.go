@@ -51,14 +51,12 @@ func onlyValues(why string, accepted ...string) valueCheck {
 	}
 }
 
-// checkAnnotations refuses the annotations that once were fields: an AppArmor
-// or seccomp profile that nobody applies is a hole.
+// checkAnnotations refuses the annotations that once were the field for a
+// seccomp profile: a profile that nobody applies is a hole.
 func checkAnnotations(n *node, p *path) (*path, string) {
 	for _, e := range n.entries {
-		if e.key == v1.SeccompPodAnnotationKey ||
-			strings.HasPrefix(e.key, v1.SeccompContainerAnnotationKeyPrefix) ||
-			strings.HasPrefix(e.key, v1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix) {
-			return p.mapKey(e.key), notSupported
+		if e.key == v1.SeccompPodAnnotationKey || strings.HasPrefix(e.key, v1.SeccompContainerAnnotationKeyPrefix) {
+			return p.mapKey(e.key), "no kubelet since v1.27 applies it, and neither does nodeagent: remove it and use securityContext.seccompProfile"
 		}
 	}
 	return nil, ""

@@ -129,6 +129,9 @@ func (s *turn) failed(p *v1.Pod, a lifecycle.Action, err error) time.Time {
 		}
 	case lifecycle.CreateContainer:
 		reason, message, wait.Reason = "Failed", "Error: "+err.Error(), "CreateContainerError"
+		if errors.Is(err, runtime.ErrConfig) {
+			wait.Reason = "CreateContainerConfigError"
+		}
 		s.waiting[a.Container] = wait
 	case lifecycle.StartContainer:
 		reason, message, wait.Reason = "Failed", "Error: "+err.Error(), "RunContainerError"

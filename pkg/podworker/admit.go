@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"net/netip"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -13,18 +14,23 @@ import (
 const (
 	ReasonNodeAffinity = "NodeAffinity"
 	ReasonNodePorts    = "NodePorts"
+	ReasonAppArmor     = "AppArmor"
+	ReasonSysctl       = "SysctlForbidden"
+	ReasonGroupsPolicy = "SupplementalGroupsPolicyNotSupported"
 	reasonEvicted      = "Evicted"
 )
 
 // IsRefusal says that a final status came from the node's refusal and not from
 // the pod's own end: a restarted agent, whose labels may be others, asks again.
 func IsRefusal(st v1.PodStatus) bool {
-	return st.Phase == v1.PodFailed && (st.Reason == ReasonNodeAffinity || st.Reason == ReasonNodePorts)
+	refusals := []string{ReasonNodeAffinity, ReasonNodePorts, ReasonAppArmor, ReasonSysctl, ReasonGroupsPolicy}
+	return st.Phase == v1.PodFailed && slices.Contains(refusals, st.Reason)
 }
 
 // Admission refuses pods whose nodeSelector does not match the node's labels,
-// and pods that want a host port that a running pod has.
-func Admission(nodeLabels map[string]string) func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
+// pods that want a host port that a running pod has, and those that ask for a
+// protection that the node cannot give.
+func Admission(nodeLabels map[string]string, security NodeSecurity) func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
 	node := labels.Set(nodeLabels)
 	return func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
 		if !labels.SelectorFromSet(p.Spec.NodeSelector).Matches(node) {
@@ -35,7 +41,7 @@ func Admission(nodeLabels map[string]string) func(p *v1.Pod, running []*v1.Pod) 
 				return &status.Refusal{Reason: ReasonNodePorts, Message: "Pod was rejected: Predicate NodePorts failed"}
 			}
 		}
-		return nil
+		return security.refuse(p)
 	}
 }
 

@@ -17,10 +17,23 @@ func TestAdmission(t *testing.T) {
 		p.Spec.NodeSelector = map[string]string{k: v}
 		return p
 	}
+	secured := func(sc v1.PodSecurityContext, container *v1.SecurityContext) *v1.Pod {
+		p := testPod("z", v1.RestartPolicyAlways, "c")
+		p.Spec.SecurityContext, p.Spec.Containers[0].SecurityContext = &sc, container
+		return p
+	}
+	strict, merge := v1.SupplementalGroupsPolicyStrict, v1.SupplementalGroupsPolicyMerge
+	profile := func(kind v1.AppArmorProfileType) *v1.AppArmorProfile { return &v1.AppArmorProfile{Type: kind} }
 	for name, tc := range map[string]struct {
 		pod, other *v1.Pod
 		want       string
 	}{
+		"groups, strict":   {pod: secured(v1.PodSecurityContext{SupplementalGroupsPolicy: &strict}, nil), want: ReasonGroupsPolicy},
+		"groups, merged":   {pod: secured(v1.PodSecurityContext{SupplementalGroupsPolicy: &merge}, nil)},
+		"AppArmor":         {pod: secured(v1.PodSecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeRuntimeDefault)}, nil), want: ReasonAppArmor},
+		"AppArmor, of one": {pod: secured(v1.PodSecurityContext{}, &v1.SecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeLocalhost)}), want: ReasonAppArmor},
+		"AppArmor, of none": {pod: secured(v1.PodSecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeLocalhost)},
+			&v1.SecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeUnconfined)})},
 		"label matches":         {pod: selects("gpu", "nvidia")},
 		"label differs":         {pod: selects("gpu", "amd"), want: ReasonNodeAffinity},
 		"label missing":         {pod: selects("disk", "ssd"), want: ReasonNodeAffinity},
@@ -36,8 +49,16 @@ func TestAdmission(t *testing.T) {
 			others = append(others, tc.other)
 		}
 		got := ""
-		if r := Admission(map[string]string{"gpu": "nvidia"})(tc.pod, others); r != nil {
+		labels := map[string]string{"gpu": "nvidia"}
+		if r := Admission(labels, NodeSecurity{GroupsPolicy: func() bool { return false }})(tc.pod, others); r != nil {
 			got = r.Reason
+			if !IsRefusal(v1.PodStatus{Phase: v1.PodFailed, Reason: r.Reason}) {
+				t.Errorf("%s: reason %s is for ever", name, r.Reason)
+			}
+		}
+		able := NodeSecurity{AppArmor: true, GroupsPolicy: func() bool { return true }}
+		if r := Admission(labels, able)(tc.pod, nil); r != nil && r.Reason != ReasonNodeAffinity {
+			t.Errorf("%s: a node that can refuses it: %v", name, r)
 		}
 		if got != tc.want {
 			t.Errorf("%s: refused for %q, want %q", name, got, tc.want)

@@ -460,7 +460,7 @@ func TestHostPortGoesToOnePod(t *testing.T) {
 		p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, Protocol: v1.ProtocolTCP}}
 		n.want(p)
 	}
-	judge := func(o *Options) { o.Admit = Admission(nil) }
+	judge := func(o *Options) { o.Admit = Admission(nil, NodeSecurity{}) }
 	runs := func() (running []types.UID, refused int) {
 		for _, uid := range uids {
 			switch st := n.records[uid].Pod.Status; {
@@ -502,7 +502,7 @@ func TestHostPortIsWaitedFor(t *testing.T) {
 		return p
 	}
 	n.want(withPort("old"))
-	a := n.agent(t.TempDir(), func(o *Options) { o.Admit = Admission(nil) })
+	a := n.agent(t.TempDir(), func(o *Options) { o.Admit = Admission(nil, NodeSecurity{}) })
 	n.until("ready", n.ready("old"))
 	id := n.ids("old")[0]
 	n.mu.Lock()

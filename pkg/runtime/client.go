@@ -76,6 +76,7 @@ type about struct {
 	handlers           []string
 	cgroupDriver       string
 	sandboxImage       string
+	features           Features
 }
 
 // How container events arrive.
@@ -247,7 +248,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	}
 	info := Info{
 		Name: a.name, Version: a.version, APIVersion: a.api, Endpoint: c.o.Endpoint,
-		Handlers: a.handlers, CgroupDriver: a.cgroupDriver, Events: c.eventMode(),
+		Handlers: a.handlers, CgroupDriver: a.cgroupDriver, Events: c.eventMode(), Features: a.features,
 	}
 	var reasons []string
 	for _, cond := range st.GetStatus().GetConditions() {
@@ -265,6 +266,15 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	}
 	info.Reason = strings.Join(reasons, "; ")
 	return info, nil
+}
+
+// Features are the runtime's, as it last said when it was started.
+func (c *Client) Features(ctx context.Context) (Features, error) {
+	a, err := c.describe(ctx)
+	if err != nil {
+		return Features{}, err
+	}
+	return a.features, nil
 }
 
 // SandboxImage is the pause image that the runtime is configured with; "" when

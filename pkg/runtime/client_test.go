@@ -412,6 +412,7 @@ func TestImageUser(t *testing.T) {
 		f.images["root"] = &cri.Image{Id: "1", Uid: user(0)}
 		f.images["named"] = &cri.Image{Id: "2", Username: "www"}
 		f.images["number"] = &cri.Image{Id: "3", Uid: user(33)}
+		f.images["wraps"] = &cri.Image{Id: "4", Uid: user(1 << 32)}
 	})
 	c := dialFake(t, f, nil)
 	yes, group := true, int64(7)
@@ -423,10 +424,11 @@ func TestImageUser(t *testing.T) {
 		err      error
 	}{
 		{"root", nil, -1, "", nil},
-		{"root", &v1.SecurityContext{RunAsNonRoot: &yes}, -1, "", errdefs.ErrInvalid},
-		{"named", &v1.SecurityContext{RunAsNonRoot: &yes}, -1, "", errdefs.ErrInvalid},
+		{"root", &v1.SecurityContext{RunAsNonRoot: &yes}, -1, "", ErrConfig},
+		{"named", &v1.SecurityContext{RunAsNonRoot: &yes}, -1, "", ErrConfig},
+		{"wraps", &v1.SecurityContext{RunAsNonRoot: &yes}, -1, "", ErrConfig},
 		{"number", &v1.SecurityContext{RunAsNonRoot: &yes}, -1, "", nil},
-		{"root", &v1.SecurityContext{RunAsNonRoot: &yes, RunAsUser: new(int64)}, 0, "", errdefs.ErrInvalid},
+		{"root", &v1.SecurityContext{RunAsNonRoot: &yes, RunAsUser: new(int64)}, 0, "", ErrConfig},
 		{"root", &v1.SecurityContext{RunAsNonRoot: &yes, RunAsUser: &group}, 7, "", nil},
 		{"root", &v1.SecurityContext{RunAsGroup: &group}, 0, "", nil},
 		{"named", &v1.SecurityContext{RunAsGroup: &group}, -1, "www", nil},

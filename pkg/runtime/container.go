@@ -7,9 +7,11 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
@@ -21,6 +23,9 @@ import (
 // container that is there.
 func (c *Client) CreateContainer(ctx context.Context, p *v1.Pod, ctr *v1.Container, o ContainerOptions) (string, error) {
 	id, err := c.createContainer(ctx, p, ctr, o)
+	if errors.Is(err, ErrConfig) {
+		return "", err // in kubelet's words, which say where
+	}
 	if err != nil {
 		return "", fmt.Errorf("container %s of pod %s, attempt %d: %w", ctr.Name, pod.Describe(p), o.Attempt, err)
 	}
@@ -85,15 +90,16 @@ func (c *Client) adoptContainer(ctx context.Context, p *v1.Pod, ctr *v1.Containe
 	return "", nil
 }
 
-// applyImageUser settles what depends on the image's user: it refuses a
-// container that asks for a user other than root and would run as root, and it
-// names the user when only a group is given, because CRI wants both or none.
+// applyImageUser settles what depends on the image's user, which is asked for
+// at every start, and not from a cache (CVE-2019-11245): it refuses a container
+// that must not run as root and would, or might, and it names the user when only
+// a group is given, because CRI wants both or none.
 func (c *Client) applyImageUser(ctx context.Context, p *v1.Pod, ctr *v1.Container, ref string, s *cri.LinuxContainerSecurityContext) error {
 	e := effectiveSecurity(p, ctr)
 	nonRoot := e.RunAsNonRoot != nil && *e.RunAsNonRoot
 	if e.RunAsUser != nil {
 		if nonRoot && *e.RunAsUser == 0 {
-			return fmt.Errorf("%w: runAsNonRoot is set and runAsUser is 0", errdefs.ErrInvalid)
+			return errdefs.Errorf(ErrConfig, "container's runAsUser breaks non-root policy (pod: %q, container: %s)", kubeletName(p), ctr.Name)
 		}
 		return nil
 	}
@@ -104,11 +110,10 @@ func (c *Client) applyImageUser(ctx context.Context, p *v1.Pod, ctr *v1.Containe
 	if err != nil {
 		return err
 	}
-	if nonRoot && img.GetUid() == nil && img.GetUsername() != "" {
-		return fmt.Errorf("%w: runAsNonRoot is set and the image's user %q is not a number: set runAsUser", errdefs.ErrInvalid, img.GetUsername())
-	}
-	if nonRoot && img.GetUid().GetValue() == 0 {
-		return fmt.Errorf("%w: runAsNonRoot is set and the image runs as root: set runAsUser", errdefs.ErrInvalid)
+	if nonRoot {
+		if err := verifyNonRoot(img); err != nil {
+			return errdefs.Errorf(ErrConfig, "container has runAsNonRoot and %w (pod: %q, container: %s)", err, kubeletName(p), ctr.Name)
+		}
 	}
 	if e.RunAsGroup != nil {
 		if s.RunAsUsername = img.GetUsername(); s.RunAsUsername == "" {
@@ -117,6 +122,26 @@ func (c *Client) applyImageUser(ctx context.Context, p *v1.Pod, ctr *v1.Containe
 	}
 	return nil
 }
+
+// verifyNonRoot says why an image may run as root. A name may stand for user 0
+// in the image's own passwd file, and a number that is too large for one has
+// (CVE-2024-40635).
+func verifyNonRoot(img *cri.Image) error {
+	uid := img.GetUid()
+	switch {
+	case uid == nil && img.GetUsername() != "":
+		return fmt.Errorf("image has non-numeric user (%s), cannot verify user is non-root", img.GetUsername())
+	case uid.GetValue() == 0:
+		return errors.New("image will run as root")
+	}
+	if msgs := validation.IsValidUserID(uid.GetValue()); len(msgs) > 0 {
+		return fmt.Errorf("image has an invalid user id (%d). (Must be 1-(%d)): %s", uid.GetValue(), math.MaxInt32, strings.Join(msgs, "; "))
+	}
+	return nil
+}
+
+// kubeletName is how kubelet's messages name a pod.
+func kubeletName(p *v1.Pod) string { return fmt.Sprintf("%s_%s(%s)", p.Name, p.Namespace, p.UID) }
 
 // StartContainer starts a created container. It succeeds when the container
 // was started already, also when it has ended since.

@@ -17,6 +17,10 @@ import (
 // inside this package: callers see it as errdefs.ErrInvalid.
 var errUnimplemented = fmt.Errorf("not implemented by the runtime: %w", errdefs.ErrInvalid)
 
+// ErrConfig says that the runtime was not asked, because what the pod wants of
+// a container contradicts itself, its image or the node.
+var ErrConfig = errors.New("container configuration")
+
 // callError is a foreign error after translation. Its text keeps what the
 // runtime said; errors.Is sees only our kinds and the context's errors.
 type callError struct {

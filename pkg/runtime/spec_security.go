@@ -9,6 +9,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
 // maskedPaths and readonlyPaths are what kubelet 1.37 hides of /proc and /sys
@@ -62,7 +63,7 @@ func groups(sc *v1.PodSecurityContext) ([]int64, cri.SupplementalGroupsPolicy, e
 	}
 	n, ok := cri.SupplementalGroupsPolicy_value[string(*sc.SupplementalGroupsPolicy)]
 	if !ok {
-		return nil, 0, fmt.Errorf("%w: supplementalGroupsPolicy %q", errdefs.ErrInvalid, *sc.SupplementalGroupsPolicy)
+		return nil, 0, errdefs.Errorf(ErrConfig, "unsupported supplementalGroupsPolicy: %s", *sc.SupplementalGroupsPolicy)
 	}
 	return out, cri.SupplementalGroupsPolicy(n), nil
 }
@@ -174,11 +175,13 @@ func (t *translator) seccomp(p *v1.SeccompProfile) (*cri.SecurityProfile, error)
 	case v1.SeccompProfileTypeRuntimeDefault:
 		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, nil
 	case v1.SeccompProfileTypeLocalhost:
-		if p.LocalhostProfile == nil || *p.LocalhostProfile == "" || !filepath.IsLocal(*p.LocalhostProfile) {
-			return nil, fmt.Errorf("%w: seccompProfile Localhost needs localhostProfile, a path below the profile folder", errdefs.ErrInvalid)
-		}
-		if t.seccompRoot == "" {
-			return nil, fmt.Errorf("%w: seccompProfile Localhost: this agent has no profile folder", errdefs.ErrInvalid)
+		switch {
+		case p.LocalhostProfile == nil || *p.LocalhostProfile == "": // CVE-2023-2431: not the same as none
+			return nil, errdefs.Errorf(ErrConfig, "localhostProfile must be set if seccompProfile type is Localhost.")
+		case !filepath.IsLocal(*p.LocalhostProfile):
+			return nil, errdefs.Errorf(ErrConfig, "localhostProfile %q leads out of the profile folder", *p.LocalhostProfile)
+		case t.seccompRoot == "":
+			return nil, errdefs.Errorf(ErrConfig, "seccompProfile type Localhost: this agent has no profile folder")
 		}
 		return &cri.SecurityProfile{
 			ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: filepath.Join(t.seccompRoot, *p.LocalhostProfile),
@@ -194,19 +197,17 @@ func apparmor(p *v1.AppArmorProfile) (*cri.SecurityProfile, string, error) {
 	if p == nil {
 		return nil, "", nil
 	}
+	old := pod.AppArmorAnnotation(p)
+	if old == "" {
+		return nil, "", errdefs.Errorf(ErrConfig, "invalid empty AppArmor profile name, or unknown type: %q", p.Type)
+	}
 	switch p.Type {
 	case v1.AppArmorProfileTypeRuntimeDefault:
-		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, v1.DeprecatedAppArmorBetaProfileRuntimeDefault, nil
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, old, nil
 	case v1.AppArmorProfileTypeUnconfined:
-		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined}, v1.DeprecatedAppArmorBetaProfileNameUnconfined, nil
-	case v1.AppArmorProfileTypeLocalhost:
-		if p.LocalhostProfile == nil || *p.LocalhostProfile == "" {
-			return nil, "", fmt.Errorf("%w: appArmorProfile Localhost needs localhostProfile", errdefs.ErrInvalid)
-		}
-		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: *p.LocalhostProfile},
-			v1.DeprecatedAppArmorBetaProfileNamePrefix + *p.LocalhostProfile, nil
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined}, old, nil
 	default:
-		return nil, "", fmt.Errorf("%w: appArmorProfile type %q", errdefs.ErrInvalid, p.Type)
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: *p.LocalhostProfile}, old, nil
 	}
 }
 

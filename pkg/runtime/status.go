@@ -26,7 +26,11 @@ type verboseConfig struct {
 // readStatus fills in what a verbose status says. Unknown shapes leave fields
 // empty: the text belongs to the runtime and no contract covers it.
 func readStatus(a *about, st *cri.StatusResponse) {
+	a.features.SupplementalGroupsPolicy = st.GetFeatures().GetSupplementalGroupsPolicy()
 	for _, h := range st.GetRuntimeHandlers() {
+		if h.GetFeatures().GetUserNamespaces() {
+			a.features.UserNamespaces = append(a.features.UserNamespaces, h.GetName())
+		}
 		if h.GetName() != "" {
 			a.handlers = append(a.handlers, h.GetName())
 		}

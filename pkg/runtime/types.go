@@ -159,6 +159,17 @@ type Info struct {
 	CgroupDriver string
 	// Events is how container events arrive: "cri" or "containerd" or "poll".
 	Events string
+	// Features are what not every runtime can.
+	Features Features
+}
+
+// Features are what not every runtime can, and some ignore silently.
+type Features struct {
+	// SupplementalGroupsPolicy: groups of the image can be left out.
+	SupplementalGroupsPolicy bool
+	// UserNamespaces are the handlers that can give a pod users of its own; ""
+	// is the default one.
+	UserNamespaces []string
 }
 
 // Image is one image of the runtime.

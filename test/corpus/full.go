@@ -29,13 +29,17 @@ func Full() Object {
 				Object{"name": "logs", "mountPath": "/logs", "readOnly": true, "mountPropagation": "HostToContainer"},
 			},
 			"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
-			"imagePullPolicy": "IfNotPresent", "securityContext": Object{},
+			"imagePullPolicy": "IfNotPresent", "securityContext": nil,
 			"stdin": true, "stdinOnce": true, "tty": true, "readinessProbe": nil,
 		}
 	}
 	probed := func(c Object, seconds int, how string, handler Object) Object {
 		c["readinessProbe"] = Object{"initialDelaySeconds": seconds, "timeoutSeconds": seconds, "periodSeconds": seconds,
 			"successThreshold": seconds, "failureThreshold": seconds, "terminationGracePeriodSeconds": nil, how: handler}
+		return c
+	}
+	secured := func(c Object) Object {
+		c["securityContext"] = containerSecurity()
 		return c
 	}
 	return Object{
@@ -51,9 +55,9 @@ func Full() Object {
 				Object{"name": "logs", "hostPath": Object{"path": "/var/log", "type": "Directory"}},
 				Object{"name": "plain"},
 			},
-			"initContainers": []any{container("prepare", 8080)},
+			"initContainers": []any{secured(container("prepare", 8080))},
 			"containers": []any{
-				probed(container("web", 8081), 2, "httpGet", Object{"path": "/healthz?full=1", "port": "http", "host": "web.example", "scheme": "HTTPS",
+				probed(secured(container("web", 8081)), 2, "httpGet", Object{"path": "/healthz?full=1", "port": "http", "host": "web.example", "scheme": "HTTPS",
 					"httpHeaders": []any{Object{"name": "X-Probe", "value": "yes"}}}),
 				probed(container("log", 8082), 3, "exec", Object{"command": []any{"test", "-e", "/ready"}}),
 				probed(Object{"name": "tcp", "image": "i"}, 4, "tcpSocket", Object{"port": 8081, "host": "10.0.0.1"}),
@@ -63,7 +67,7 @@ func Full() Object {
 			"nodeSelector":       Object{"kubernetes.io/os": "linux"},
 			"serviceAccountName": "default", "serviceAccount": "default", "automountServiceAccountToken": false,
 			"nodeName": "node-a", "hostNetwork": false, "hostPID": false, "hostIPC": true, "shareProcessNamespace": true,
-			"securityContext": Object{}, "schedulerName": "mine",
+			"securityContext": podSecurity(), "schedulerName": "mine",
 			"tolerations": []any{
 				Object{"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute", "tolerationSeconds": 60},
 				Object{"operator": "Exists"},
@@ -95,7 +99,8 @@ var names = []string{"Upper", "under_score", "-dash", "dash-", ".dot", "a.b", "a
 var enums = []string{"Always", "OnFailure", "Never", "IfNotPresent", "always", "Default", "ClusterFirst", "ClusterFirstWithHostNet",
 	"TCP", "UDP", "SCTP", "tcp", "File", "FallbackToLogsOnError", "Directory", "DirectoryOrCreate", "FileOrCreate", "Socket", "CharDevice",
 	"BlockDevice", "None", "HostToContainer", "Bidirectional", "Memory", "Exists", "Equal", "Gt", "Lt", "NoSchedule", "PreferNoSchedule",
-	"NoExecute", "default", "system-cluster-critical", "HTTP", "HTTPS", "http", "https"}
+	"NoExecute", "default", "system-cluster-critical", "HTTP", "HTTPS", "http", "https",
+	"Localhost", "RuntimeDefault", "Unconfined", "Unmasked", "Merge", "Strict", "MountOption", "Recursive"}
 
 var paths = []string{"/", "relative", "..", "../x", "/a/../b", "/..a", "/a/..", "/a:b", "/scratch", "/logs", "//", `C:\x`, "/" + strings.Repeat("d", 300)}
 
@@ -168,11 +173,11 @@ func borders(p place) []any {
 		return quantities
 	case key == "image":
 		texts = images
-	case key == "path" || key == "mountPath" || key == "workingDir" || key == "terminationMessagePath":
+	case key == "path" || key == "mountPath" || key == "workingDir" || key == "terminationMessagePath" || key == "localhostProfile":
 		texts = paths
 	case key == "hostIP":
 		return []any{"::1", "fe80::1", "::ffff:10.0.0.1", "0.0.0.0"}
-	case strings.HasSuffix(key, "olicy") || slices.Contains([]string{"protocol", "type", "medium", "scheme", "operator", "effect", "mountPropagation", "priorityClassName", "serviceAccountName", "serviceAccount"}, key):
+	case strings.HasSuffix(key, "olicy") || slices.Contains([]string{"protocol", "type", "medium", "scheme", "operator", "effect", "mountPropagation", "priorityClassName", "serviceAccountName", "serviceAccount", "procMount"}, key):
 		texts = enums
 	}
 	switch p.value.(type) {
@@ -259,7 +264,7 @@ func combinations() (out []Variant) {
 		pod("a host alias", `"hostAliases":[`+alias+`],"containers":[`+c("a", "")+`]`)
 		pod("a host alias on the host", `"hostNetwork":true,"hostAliases":[`+alias+`,`+alias+`],"containers":[`+c("a", "")+`]`)
 	}
-	return append(out, probes()...)
+	return append(append(out, probes()...), security()...)
 }
 
 // probes are the rules of readiness probes.

@@ -53,13 +53,11 @@ func UnsupportedFields() []Unsupported {
 		field("spec.volumes[0].emptyDir.medium", `"HugePages"`).beside("spec.containers[0].resources", `{"limits":{"cpu":1,"hugepages-2Mi":"2Mi"}}`),
 		field("metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]", `"runtime/default"`),
 		field("metadata.annotations[container.seccomp.security.alpha.kubernetes.io/c]", `"runtime/default"`),
-		field("metadata.annotations[container.apparmor.security.beta.kubernetes.io/c]", `"runtime/default"`),
 		// A sidecar is an init container that goes on.
 		field("spec.initContainers[0].restartPolicy", `"Always"`),
 		field("spec.initContainers[0].lifecycle", `{"preStop":{"exec":{"command":["x"]}}}`).with("spec.initContainers[0].restartPolicy", `"Always"`),
 		field("spec.initContainers[0].env[0].valueFrom", `{"fieldRef":{"fieldPath":"metadata.name"}}`),
 		field("spec.initContainers[0].envFrom", `[{"secretRef":{"name":"s"}}]`),
-		field("spec.initContainers[0].securityContext.privileged", `true`),
 		field("spec.initContainers[0].volumeMounts[0].subPath", `"sub"`),
 	}
 	out = append(out, unsupportedSpec()...)
@@ -96,10 +94,8 @@ func unsupportedSpec() []Unsupported {
 		field("spec.evictionResponders", `[{"name":"a.example.com/r","priority":1}]`),
 	}
 	return append(out, fields("spec.securityContext.", map[string]string{
-		"seLinuxOptions": `{"level":"s0"}`, "runAsUser": `1000`, "runAsGroup": `1000`, "runAsNonRoot": `true`,
-		"supplementalGroups": `[5]`, "supplementalGroupsPolicy": `"Strict"`, "fsGroup": `5`, "fsGroupChangePolicy": `"OnRootMismatch"`,
-		"sysctls": `[{"name":"kernel.shm_rmid_forced","value":"1"}]`, "seccompProfile": `{"type":"RuntimeDefault"}`,
-		"appArmorProfile": `{"type":"RuntimeDefault"}`, "seLinuxChangePolicy": `"Recursive"`, "windowsOptions": `{"runAsUserName":"u"}`,
+		"fsGroup": `5`, "fsGroupChangePolicy": `"OnRootMismatch"`, "windowsOptions": `{"runAsUserName":"u"}`,
+		"sysctls": `[{"name":"kernel.shm_rmid_forced","value":"1"}]`,
 	})...)
 }
 
@@ -123,11 +119,7 @@ func unsupportedContainer() []Unsupported {
 		field(c+"volumeMounts[0].recursiveReadOnly", `"Disabled"`),
 		field(c+"volumeMounts[0].bindMountOptions", `["noexec"]`),
 	}
-	return append(out, fields(c+"securityContext.", map[string]string{
-		"capabilities": `{"drop":["ALL"]}`, "privileged": `false`, "seLinuxOptions": `{"level":"s0"}`, "runAsUser": `0`, "runAsGroup": `0`,
-		"runAsNonRoot": `false`, "readOnlyRootFilesystem": `true`, "allowPrivilegeEscalation": `false`, "procMount": `"Default"`,
-		"seccompProfile": `{"type":"Unconfined"}`, "appArmorProfile": `{"type":"Unconfined"}`, "windowsOptions": `{"runAsUserName":"u"}`,
-	})...)
+	return append(out, field(c+"securityContext.windowsOptions", `{"runAsUserName":"u"}`))
 }
 
 func unsupportedVolumes() []Unsupported {

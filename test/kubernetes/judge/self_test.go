@@ -109,7 +109,7 @@ var alterations = []struct {
 		v.Pod, v.Fields, v.Unsupported = nil, []string{"spec.containers[0].image"}, []string{"spec.containers[0].image"}
 		return true
 	}},
-	{"an unsupported field that is merely wrong", 100, func(v *verdict, _ verdict) bool {
+	{"an unsupported field that is merely wrong", 40, func(v *verdict, _ verdict) bool {
 		v.Unsupported = nil
 		return v.Expect != nil && !v.OwnRule
 	}},
