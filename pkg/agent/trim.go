@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,49 +15,81 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// trimEvery is how often an agent gives back what it touched since.
-const trimEvery = 4 * time.Minute
+const (
+	// trimFirst is when an agent has come up, trimEvery how often it gives back
+	// what it touched since.
+	trimFirst, trimEvery = 10 * time.Second, 4 * time.Minute
+	// mostText is how much of the binary may stay in memory in between: looking
+	// costs some ten microseconds, and is done textEarly while the agent comes up.
+	mostText             = 16 << 20
+	textEarly, textEvery = 50 * time.Millisecond, time.Second
+)
 
-// trim keeps the resident set to what an idle agent uses. Starting up, an API
+// trim keeps the resident set to what an agent uses. Starting up, an API
 // request or a burst of pods touches code and tables that are not needed
 // again; they stay mapped because nobody wants the page cache's memory. The
 // pages are clean copies of the binary: dropping them costs a minor fault when
-// one is needed after all.
+// one is needed after all, and of these the kernel maps sixteen at once.
 func trim(ctx context.Context, log *slog.Logger) error {
-	next := time.NewTimer(10 * time.Second)
+	own, err := ownText()
+	if err == nil {
+		err = own.drop() // what the initialisation of packages touched
+	}
+	next, look := time.NewTimer(trimFirst), time.NewTicker(textEarly)
 	defer next.Stop()
-	for {
+	defer look.Stop()
+	for err == nil {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-next.C:
+			debug.FreeOSMemory()
+			next.Reset(trimEvery)
+			look.Reset(textEvery)
+		case <-look.C:
+			var resident int
+			if resident, err = residentFiles(); resident <= mostText {
+				continue
+			}
 		}
-		debug.FreeOSMemory()
-		if err := dropText(); err != nil {
-			log.Debug("cannot drop unused pages of the binary", "err", err)
-			return nil
-		}
-		next.Reset(trimEvery)
+		err = errors.Join(err, own.drop())
 	}
+	log.Debug("cannot drop unused pages of the binary", "err", err)
+	return nil
 }
 
-// dropText unmaps the pages of the binary's read-only segments; the kernel maps
-// them again on access.
-func dropText() error {
+// residentFiles is how many bytes of mapped files are in memory.
+func residentFiles() (int, error) {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, err
+	}
+	var size, resident, shared int
+	if _, err := fmt.Sscan(string(b), &size, &resident, &shared); err != nil {
+		return 0, fmt.Errorf("/proc/self/statm: %q: %w", b, err)
+	}
+	return shared * os.Getpagesize(), nil
+}
+
+// text is the binary's read-only segments.
+type text []segment
+
+func ownText() (text, error) {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
-	segments, err := droppable(f, strings.TrimSuffix(exe, " (deleted)"))
-	if err != nil {
-		return err
-	}
-	for _, s := range segments {
+	return droppable(f, strings.TrimSuffix(exe, " (deleted)"))
+}
+
+// drop unmaps the pages; the kernel maps them again on access.
+func (t text) drop() error {
+	for _, s := range t {
 		if err := madvise(s.from, s.to-s.from, unix.MADV_DONTNEED); err != nil {
 			return fmt.Errorf("madvise %x-%x: %w", s.from, s.to, err)
 		}

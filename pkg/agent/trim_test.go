@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -25,8 +23,12 @@ func TestDropText(t *testing.T) {
 			return nil
 		})
 	}
+	own, err := ownText()
+	if err != nil || len(own) == 0 {
+		t.Fatal(own, err)
+	}
 	for range 50 {
-		if err := dropText(); err != nil {
+		if err := own.drop(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -38,24 +40,19 @@ func TestDropText(t *testing.T) {
 
 // TestDropTextDrops: less of the binary is in memory afterwards.
 func TestDropTextDrops(t *testing.T) {
-	resident := func() (kb int) {
-		t.Helper()
-		b, err := os.ReadFile("/proc/self/status")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, rest, _ := strings.Cut(string(b), "RssFile:")
-		if _, err := fmt.Sscan(rest, &kb); err != nil {
-			t.Fatalf("RssFile: %v in\n%s", err, b)
-		}
-		return kb
-	}
-	before := resident()
-	if err := dropText(); err != nil {
+	own, err := ownText()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if after := resident(); after >= before {
-		t.Errorf("%d kB of files in memory before, %d kB after", before, after)
+	before, err := residentFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := own.drop(); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := residentFiles(); err != nil || after >= before || before < 1<<20 {
+		t.Errorf("%d bytes of files in memory before, %d after; %v", before, after, err)
 	}
 }
 
