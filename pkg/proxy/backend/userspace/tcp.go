@@ -37,7 +37,7 @@ func (l *listener) accept(b *Backend) (more bool) {
 	}
 	src := addrPort(sa)
 	to := b.pick(l, src.Addr())
-	if len(b.conns) >= b.files/filesOfConn/4 {
+	if len(b.conns) >= b.files/filesOfConn/5 {
 		b.tell("conns", "connections to Services are thrown out: there are too many; raise LimitNOFILE", "connections", len(b.conns), "files", b.files)
 		to = nil
 	}

@@ -64,7 +64,7 @@ func (l *listener) receive(b *Backend, buf []byte) (more bool) {
 }
 
 func (b *Backend) openFlow(l *listener, client, endpoint netip.AddrPort) (*flow, error) {
-	if b.flows >= b.files/8 {
+	if b.flows >= b.files/10 {
 		return nil, fmt.Errorf("%d flows at once: %w: raise LimitNOFILE", b.flows, unix.EMFILE)
 	}
 	fd, err := socket(endpoint.Addr(), unix.SOCK_DGRAM)

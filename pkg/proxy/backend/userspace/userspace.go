@@ -45,7 +45,7 @@ type Options struct {
 type Backend struct {
 	opts Options
 	// files is the limit of open files, which Go raises to the hard one when a
-	// program starts. Listeners may take a half, connections and UDP flows a
+	// program starts. Listeners may take six tenths, connections and UDP flows a
 	// part each: the agent has other things to do.
 	files int
 	wg    sync.WaitGroup // the poller and all connections
@@ -238,7 +238,7 @@ func (b *Backend) open(want map[ruleset.Key]*ruleset.Frontend) {
 			continue
 		}
 		err := error(unix.EMFILE)
-		if len(b.listeners) < b.files/2 {
+		if len(b.listeners) < b.files*6/10 {
 			err = b.listen(key, f)
 		}
 		switch {
@@ -253,7 +253,7 @@ func (b *Backend) open(want map[ruleset.Key]*ruleset.Frontend) {
 		return
 	}
 	if errors.Is(first, unix.EMFILE) || errors.Is(first, unix.ENFILE) {
-		first = fmt.Errorf("%w: each address and port of a Service takes one file, and half of the agent's limit of %d is for them: raise LimitNOFILE, or choose another --proxy-mode", first, b.files)
+		first = fmt.Errorf("%w: each address and port of a Service takes one file, and six tenths of the agent's limit of %d are for them: raise LimitNOFILE, or choose another --proxy-mode", first, b.files)
 	}
 	b.opts.Log.Error("some Services are not served: it is tried again", "ports", failed, "of", len(want), "error", first)
 }

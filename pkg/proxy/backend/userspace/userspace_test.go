@@ -3,6 +3,7 @@ package userspace_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/testbed/services"
@@ -347,6 +349,60 @@ func output(t testing.TB, w *services.World, command string) string {
 }
 
 // Without privileges there are node ports, those from 1024.
+// What Apply does makes no Watch list all routes: with thousands of Services
+// nothing else would get its turn.
+func TestWatchIsNotSurprisedByApply(t *testing.T) {
+	w := services.New(t)
+	b := backend(t, w)
+	var socket *nl.NetlinkSocket
+	if err := w.In(services.Node, func() (err error) {
+		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	// told is how many messages of routes there are, and how many surprise.
+	told := func() (all, surprising int) {
+		if err := socket.SetReceiveTimeout(&unix.Timeval{Usec: 100_000}); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			messages, _, err := socket.Receive()
+			if errors.Is(err, unix.EAGAIN) {
+				return all, surprising
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range messages {
+				if m.Header.Type != unix.RTM_NEWROUTE && m.Header.Type != unix.RTM_DELROUTE {
+					continue
+				}
+				all++
+				if userspace.Surprising(b, m.Header.Type == unix.RTM_NEWROUTE, m.Data) {
+					surprising++
+				}
+			}
+		}
+	}
+	now := many(50)
+	now.Frontends[7].Key.Addr = services.Addr("cluster", true)
+	now.ClusterIPs[7] = now.Frontends[7].Key.Addr
+	fewer := now
+	fewer.Frontends, fewer.ClusterIPs = now.Frontends[10:], now.ClusterIPs[10:]
+	for _, r := range []ruleset.Ruleset{now, fewer} {
+		apply(t, b, ruleset.Ruleset{}, r)
+		if all, surprising := told(); all == 0 || surprising > 0 {
+			t.Errorf("%d of %d messages are surprising after an Apply", surprising, all)
+		}
+	}
+	output(t, w, "ip route del local 10.96.0.20 dev lo table local")
+	if _, surprising := told(); surprising != 1 {
+		t.Error("nobody is surprised that a route went")
+	}
+}
+
 func TestUnprivileged(t *testing.T) {
 	w := services.New(t)
 	var log bytes.Buffer
@@ -419,7 +475,7 @@ func TestTooFewFiles(t *testing.T) {
 	if err := b.Cleanup(context.Background()); err != nil {
 		t.Error(err)
 	}
-	if served != 300 || !strings.Contains(log.String(), "LimitNOFILE") || !strings.Contains(log.String(), "ports=700") {
+	if served != 360 || !strings.Contains(log.String(), "LimitNOFILE") || !strings.Contains(log.String(), "ports=640") {
 		t.Errorf("%d are served; said was\n%s", served, &log)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -36,9 +37,10 @@ func (b *Backend) Watch() (*Watch, error) {
 }
 
 // Run calls changed when routes of ours are missing, until the context ends;
-// the cure is Apply. It looks after each route of ours that went and after
-// each change of an interface: with lo its routes go, and pods' interfaces are
-// new ones.
+// the cure is Apply. It looks when a message tells of a route that is not as it
+// should be, and after each change of an interface: with lo its routes go, and
+// pods' interfaces are new ones. What Apply itself does makes thousands of
+// messages, and to look takes as long as to list all routes.
 func (w *Watch) Run(ctx context.Context, changed func()) error {
 	defer w.socket.Close()
 	for ctx.Err() == nil {
@@ -56,7 +58,7 @@ func (w *Watch) Run(ctx context.Context, changed func()) error {
 			case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 				look, links = true, true
 			case unix.RTM_DELROUTE, unix.RTM_NEWROUTE:
-				look = look || len(m.Data) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(m.Data).Protocol == protocol
+				look = look || w.b.surprising(m.Header.Type == unix.RTM_NEWROUTE, m.Data)
 			}
 		}
 		if !look {
@@ -72,6 +74,32 @@ func (w *Watch) Run(ctx context.Context, changed func()) error {
 		}
 	}
 	return nil
+}
+
+// surprising says that a route of ours came that nobody wants, or went though
+// it is wanted. It waits for an Apply under way.
+func (b *Backend) surprising(came bool, message []byte) bool {
+	if len(message) < unix.SizeofRtMsg {
+		return false
+	}
+	m := nl.DeserializeRtMsg(message)
+	if m.Protocol != protocol {
+		return false
+	}
+	attributes, err := nl.ParseRouteAttr(message[unix.SizeofRtMsg:])
+	if err != nil {
+		return true
+	}
+	var dst netip.Addr
+	for _, a := range attributes {
+		if a.Attr.Type == unix.RTA_DST {
+			dst, _ = netip.AddrFromSlice(a.Value)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	kind, wanted := b.routes.wanted[netip.PrefixFrom(dst, int(m.Dst_len))]
+	return came != (wanted && kind == int(m.Type))
 }
 
 // missing says that routes are not as they should be; it waits for an Apply
