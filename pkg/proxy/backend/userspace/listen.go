@@ -30,6 +30,10 @@ type listener struct {
 	filter []unix.SockFilter
 	next   int                      // whose turn it is
 	flows  map[netip.AddrPort]*flow // of UDP, by client
+	// dialing is how many connections look for their endpoint; while paused no
+	// more are accepted.
+	dialing int
+	paused  bool
 }
 
 // poller is one goroutine for all sockets but those of TCP connections: ten
@@ -82,6 +86,12 @@ func (p *poller) add(fd int, r ready) error {
 	}
 	p.byFD[fd] = r
 	return nil
+}
+
+// interest says which events of a file wake the poller; it cannot fail for one
+// that is in the set.
+func (p *poller) interest(fd int, events uint32) {
+	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
 // remove closes the file, which takes it out of the set.

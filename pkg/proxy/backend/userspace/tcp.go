@@ -19,6 +19,9 @@ const (
 	dialPatience = 5 * time.Second
 	// filesOfConn are both sides and a pipe for each direction.
 	filesOfConn = 6
+	// mostDials is how many connections of a listener look for their endpoint at
+	// once; more wait in the kernel, where they take no file.
+	mostDials = 256
 )
 
 // conn is a client's connection and the endpoint's.
@@ -26,6 +29,11 @@ type conn struct{ client, endpoint *net.TCPConn }
 
 // accept takes one connection; the lock is held.
 func (l *listener) accept(b *Backend) (more bool) {
+	if l.dialing >= min(mostDials, b.files/filesOfConn/10) {
+		l.paused = true
+		b.running.interest(l.fd, 0)
+		return false
+	}
 	fd, sa, err := unix.Accept4(l.fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 	switch {
 	case errors.Is(err, unix.EAGAIN):
@@ -53,7 +61,8 @@ func (l *listener) accept(b *Backend) (more bool) {
 	}
 	c, f := &conn{client: client}, l.serves
 	b.conns[c] = true
-	b.wg.Go(func() { b.forward(c, f, src.Addr(), to) })
+	l.dialing++
+	b.wg.Go(func() { b.forward(l, c, f, src.Addr(), to) })
 	return true
 }
 
@@ -95,9 +104,14 @@ func tcpConn(fd int) (*net.TCPConn, error) {
 }
 
 // forward passes a connection on to the first endpoint that takes it.
-func (b *Backend) forward(c *conn, f *ruleset.Frontend, src netip.Addr, to []netip.AddrPort) {
+func (b *Backend) forward(l *listener, c *conn, f *ruleset.Frontend, src netip.Addr, to []netip.AddrPort) {
 	endpoint, which := b.dial(to)
 	b.mu.Lock()
+	l.dialing--
+	if l.paused && b.listeners[l.key] == l {
+		l.paused = false
+		b.running.interest(l.fd, unix.EPOLLIN)
+	}
 	if endpoint == nil || !b.conns[c] {
 		delete(b.conns, c)
 		b.mu.Unlock()

@@ -480,6 +480,40 @@ func TestTooFewFiles(t *testing.T) {
 	}
 }
 
+// Clients that come faster than endpoints can be reached wait, and none is
+// thrown out.
+func TestBurst(t *testing.T) {
+	w := services.New(t)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	// A backend that thinks it has few files, in a process that has enough for both sides.
+	few := unix.Rlimit{Cur: 1200, Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	b := backend(t, w)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, b, ruleset.Ruleset{}, serve(services.PodA, services.PortA))
+	to := netip.AddrPortFrom(services.Addr("cluster", false), 80)
+	for range 1000 {
+		c, err := w.Dial(t.Context(), services.Node, ruleset.TCP, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+	}
+	if got, err := w.Ask(services.Node, ruleset.TCP, to, false); err != nil || got.Verdict != ruleset.Forward {
+		t.Errorf("after the burst: %+v, %v", got, err)
+	}
+}
+
 // What an agent left that was killed is gone with the first Apply of the next,
 // or with Cleanup by one that served nothing.
 func TestLeftovers(t *testing.T) {
