@@ -14,6 +14,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/status"
+	"github.com/nodeagent/nodeagent/pkg/volumes"
 )
 
 // A failed call is tried again after failBase, doubling to failMax.
@@ -139,7 +140,9 @@ func (s *turn) failed(p *v1.Pod, a lifecycle.Action, err error) time.Time {
 	}
 	s.m.Log.Warn("an action on a pod failed; will try again", "pod", pod.Describe(p), "action", a.Kind,
 		"container", a.Container, "retryIn", f.delay, "err", err)
-	s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeWarning, reason, message)
+	for _, message := range messages(err, message) {
+		s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeWarning, reason, message)
+	}
 	return f.until
 }
 
@@ -174,6 +177,11 @@ func (s *turn) createContainer(ctx context.Context, p *v1.Pod, observed *runtime
 		return true, time.Time{}, nil
 	}
 	img := s.m.Images.Request(ctx, p, spec, a.Attempt)
+	volumeImages := map[string]string{}
+	if ref := img.Ref; img.Ready {
+		img = s.volumeImages(ctx, p, spec, a.Attempt, volumeImages)
+		img.Ref = ref
+	}
 	if !img.Ready {
 		reason := img.Reason
 		if reason == images.ReasonPulling {
@@ -190,7 +198,7 @@ func (s *turn) createContainer(ctx context.Context, p *v1.Pod, observed *runtime
 		return false, time.Time{}, err
 	}
 	sandbox := observed.Sandbox()
-	o, err := s.containerOptions(ctx, p, spec, sandbox, a, img.Ref)
+	o, err := s.containerOptions(ctx, p, spec, sandbox, a, img.Ref, volumeImages)
 	if err != nil {
 		return false, time.Time{}, err
 	}
@@ -288,17 +296,13 @@ func (s *turn) discardPod(ctx context.Context) error {
 
 // containerOptions resolves everything that the container's config needs.
 func (s *turn) containerOptions(ctx context.Context, p *v1.Pod, spec *v1.Container, sandbox *runtime.Sandbox,
-	a lifecycle.Action, image string) (runtime.ContainerOptions, error) {
+	a lifecycle.Action, image string, volumeImages map[string]string) (runtime.ContainerOptions, error) {
 	if err := s.prepare(ctx, p); err != nil {
-		return runtime.ContainerOptions{}, err
-	}
-	mounts, err := s.mounts(p, spec, sandbox, a.Attempt)
-	if err != nil {
 		return runtime.ContainerOptions{}, err
 	}
 	o := runtime.ContainerOptions{
 		SandboxID: a.Sandbox, Sandbox: s.sandboxOptions(p, sandbox.Attempt), Attempt: a.Attempt, Init: a.Init,
-		ImageRef: image, LogPath: logPath(spec.Name, a.Attempt), Mounts: mounts,
+		ImageRef: image, LogPath: logPath(spec.Name, a.Attempt),
 		OOMScore:    s.m.oomScore(p, spec),
 		Annotations: map[string]string{pod.AnnotationBackoffLevel: strconv.Itoa(a.Level)},
 	}
@@ -314,5 +318,10 @@ func (s *turn) containerOptions(ctx context.Context, p *v1.Pod, spec *v1.Contain
 	for _, c := range spec.Args {
 		o.Args = append(o.Args, pod.Expand(c, lookup))
 	}
-	return o, nil
+	var err error
+	if o.Mounts, err = s.mounts(ctx, p, spec, sandbox, a.Attempt, volumes.MountOptions{Env: lookup, Images: volumeImages}); err != nil {
+		return runtime.ContainerOptions{}, err
+	}
+	o.Devices, err = volumes.Devices(p, spec, s.mounted)
+	return o, err
 }

@@ -38,17 +38,22 @@ type node struct {
 	made     int
 	cgroups  map[types.UID]bool
 	volumes  map[types.UID]bool
-	events   []string
-	noImage  map[string]images.State
-	failRun  error
-	hanging  bool // RunSandbox waits for the end of its context
-	frozen   bool // so does Pods
-	failStop error
-	stops    int // calls of StopSandbox
-	synced   bool
-	onEvent  func(runtime.Event)
-	relists  int
-	starts   int
+	setUpErr error // what SetUp fails with
+	// refreshed are the labels "app" that Refresh was called with.
+	refreshed  []string
+	refreshErr error
+	mounts     map[string][]runtime.Mount // of the newest container of each name
+	events     []string
+	noImage    map[string]images.State
+	failRun    error
+	hanging    bool // RunSandbox waits for the end of its context
+	frozen     bool // so does Pods
+	failStop   error
+	stops      int // calls of StopSandbox
+	synced     bool
+	onEvent    func(runtime.Event)
+	relists    int
+	starts     int
 	// probeExit is what every exec probe ends with; probes counts them.
 	probeExit int32
 	probes    int
@@ -57,7 +62,7 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	n := &node{t: t, records: map[types.UID]store.Record{}, finished: map[types.UID]bool{}, pods: map[types.UID]*runtime.Pod{},
-		cgroups: map[types.UID]bool{}, volumes: map[types.UID]bool{}, noImage: map[string]images.State{}, synced: true, ignoring: map[string]bool{}}
+		cgroups: map[types.UID]bool{}, volumes: map[types.UID]bool{}, noImage: map[string]images.State{}, mounts: map[string][]runtime.Mount{}, synced: true, ignoring: map[string]bool{}}
 	n.changed = sync.NewCond(&n.mu)
 	return n
 }
@@ -294,6 +299,7 @@ func (n *node) CreateContainer(ctx context.Context, p *v1.Pod, c *v1.Container, 
 		}
 	}
 	n.made++
+	n.mounts[c.Name] = o.Mounts
 	id := "c" + strconv.Itoa(n.made)
 	pod.Containers = slices.Insert(pod.Containers, 0, runtime.Container{ID: id, Name: c.Name, SandboxID: s.ID, Attempt: o.Attempt,
 		State: runtime.StateCreated, CreatedAt: time.Now(), SpecImage: c.Image, Init: o.Init, Annotations: o.Annotations})
@@ -384,6 +390,9 @@ func (n *node) Forget(types.UID) {}
 func (n *node) SetUp(ctx context.Context, p *v1.Pod) (map[string]volumes.Mounted, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.setUpErr != nil {
+		return nil, n.setUpErr
+	}
 	n.volumes[p.UID] = true
 	return nil, ctx.Err()
 }

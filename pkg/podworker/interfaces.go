@@ -58,6 +58,10 @@ type Images interface {
 // Volumes sets up and takes down all of a pod's volumes.
 type Volumes interface {
 	SetUp(ctx context.Context, pod *v1.Pod) (map[string]volumes.Mounted, error)
+	// Refresh brings what is set up in line with the objects it is made of.
+	Refresh(ctx context.Context, pod *v1.Pod) error
+	// ContainerMounts are the mounts of one container, of what SetUp returned.
+	ContainerMounts(ctx context.Context, pod *v1.Pod, c *v1.Container, mounted map[string]volumes.Mounted, o volumes.MountOptions) ([]runtime.Mount, error)
 	TearDown(ctx context.Context, uid types.UID) error
 }
 

@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -49,7 +50,7 @@ func (s *turn) prepare(ctx context.Context, p *v1.Pod) error {
 	s.m.Hook("between cgroup and volumes")
 	mounted, err := s.m.Volumes.SetUp(ctx, p)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errMount, err)
+		return errdefs.Errorf(errMount, "%w", err)
 	}
 	if mounted == nil {
 		mounted = map[string]volumes.Mounted{}
@@ -136,8 +137,8 @@ func (m *Manager) oomScore(p *v1.Pod, c *v1.Container) int64 {
 
 // mounts are the container's binds: its volumes, the termination log and,
 // unless the pod mounts its own or has the host's, /etc/hosts.
-func (s *turn) mounts(p *v1.Pod, spec *v1.Container, sandbox *runtime.Sandbox, attempt uint32) ([]runtime.Mount, error) {
-	list, err := volumes.ContainerMounts(p, spec, s.mounted)
+func (s *turn) mounts(ctx context.Context, p *v1.Pod, spec *v1.Container, sandbox *runtime.Sandbox, attempt uint32, o volumes.MountOptions) ([]runtime.Mount, error) {
+	list, err := s.m.Volumes.ContainerMounts(ctx, p, spec, s.mounted, o)
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,7 @@ type worker struct {
 	messages  map[string]string          // termination messages by container ID
 	failures  map[string]*failure        // by failureKey
 	waiting   map[string]v1.ContainerStateWaiting
+	stale     string          // why volumes are not what their objects say now
 	looked    *runtime.Pod    // the last look
 	probes    *probe.Pod      // set by run
 	ready     map[string]bool // what is noted down of containers that are probed, by ID
@@ -163,6 +164,7 @@ func (w *worker) sync(ctx context.Context, kills *sync.WaitGroup) (next time.Tim
 	if w.afresh.Swap(false) {
 		clear(w.failures)
 	}
+	refreshed, retry := false, time.Time{}
 	for ctx.Err() == nil {
 		rec, ok := w.record()
 		if !ok {
@@ -178,12 +180,15 @@ func (w *worker) sync(ctx context.Context, kills *sync.WaitGroup) (next time.Tim
 			w.writeStatus(rec, &observed)
 			return time.Time{}, false
 		}
+		if !refreshed {
+			refreshed, retry = true, s.refresh(ctx, rec, &observed)
+		}
 		again, wakeAt, gone := s.turn(ctx, rec, observed)
 		if gone {
 			return time.Time{}, true
 		}
 		if !again {
-			return wakeAt, false
+			return earlier(wakeAt, retry), false
 		}
 	}
 	return time.Time{}, true

@@ -253,7 +253,10 @@ func mounts(in []Mount) ([]*cri.Mount, error) {
 	for _, m := range in {
 		c := &cri.Mount{
 			ContainerPath: m.ContainerPath, HostPath: m.HostPath,
-			Readonly: m.ReadOnly, SelinuxRelabel: m.SELinux,
+			Readonly: m.ReadOnly, RecursiveReadOnly: m.RecursiveReadOnly, SelinuxRelabel: m.SELinux,
+		}
+		if m.Image != "" {
+			c.HostPath, c.Image, c.ImageSubPath = "", &cri.ImageSpec{Image: m.Image}, m.ImageSubPath
 		}
 		switch v1.MountPropagationMode(m.Propagation) {
 		case "", v1.MountPropagationNone:

@@ -145,6 +145,11 @@ type Mount struct {
 	ReadOnly      bool
 	Propagation   string // None, HostToContainer, Bidirectional
 	SELinux       bool   // ask the runtime to relabel
+	// RecursiveReadOnly makes read-only what is mounted below, too.
+	RecursiveReadOnly bool
+	// Image is mounted instead of HostPath, or the part of it that ImageSubPath
+	// names.
+	Image, ImageSubPath string
 }
 
 // Info is what the runtime says of itself.

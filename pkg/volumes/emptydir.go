@@ -41,7 +41,7 @@ func (e emptyDir) SetUp(_ context.Context, r Request) (Mounted, error) {
 	case src.Medium == v1.StorageMediumDefault:
 		err = e.disk(r)
 	case src.Medium == v1.StorageMediumMemory:
-		err = e.memory(r)
+		err = e.memory(r, tmpfsSize(r.Pod, src))
 	case src.Medium == v1.StorageMediumHugePages, strings.HasPrefix(string(src.Medium), string(v1.StorageMediumHugePagesPrefix)):
 		err = e.hugePages(r)
 	default:
@@ -55,13 +55,17 @@ func (e emptyDir) SetUp(_ context.Context, r Request) (Mounted, error) {
 	}, nil
 }
 
-// owner is the group that the pod asked for, if any, and the mode: everybody
-// may write, because containers run as users that we do not know.
-func owner(p *v1.Pod) (gid int, mode uint32) {
-	if sc := p.Spec.SecurityContext; sc != nil && sc.FSGroup != nil {
-		return int(*sc.FSGroup), 0o2777
+// openMode is the mode of a volume's folder: everybody may write, because
+// containers run as users that we do not know.
+const openMode = 0o777
+
+// owner is the group that the pod asked for, if any, and the mode that goes
+// with it.
+func owner(p *v1.Pod, mode uint32) (gid int, _ uint32) {
+	if g := groupOf(p, false); g != nil {
+		return g.gid, mode | g.bits(true)
 	}
-	return 0, 0o777
+	return 0, mode
 }
 
 // disk makes the folder under another name and renames it when its mode is
@@ -88,7 +92,7 @@ func (e emptyDir) disk(r Request) error {
 		return err
 	}
 	defer unix.Close(fd)
-	gid, mode := owner(r.Pod)
+	gid, mode := owner(r.Pod, openMode)
 	// chown drops the set-group-id bit, so the mode comes last.
 	if err := unix.Fchown(fd, 0, gid); err != nil {
 		return fmt.Errorf("giving the folder to group %d: %w", gid, err)
@@ -102,15 +106,17 @@ func (e emptyDir) disk(r Request) error {
 	return nil
 }
 
-func (e emptyDir) memory(r Request) error {
-	gid, mode := owner(r.Pod)
+// memory mounts a tmpfs of a size in bytes, 0 being half of the node's memory.
+// Its mode is sticky, as with kubelet: nobody removes another user's files.
+func (e emptyDir) memory(r Request, size int64) error {
+	gid, mode := owner(r.Pod, unix.S_ISVTX|openMode)
 	options := []string{fmt.Sprintf("mode=%o", mode), fmt.Sprintf("gid=%d", gid)}
-	if size := tmpfsSize(r.Pod, r.Volume.EmptyDir); size > 0 {
+	if size > 0 {
 		options = append(options, fmt.Sprintf("size=%d", size))
 	} else {
-		options = append(options, "size=50%") // of the node's memory
+		options = append(options, "size=50%")
 	}
-	return e.mount(r, unix.TMPFS_MAGIC, func(target string) error {
+	return mountOnce(r, unix.TMPFS_MAGIC, func(target string) error {
 		// What is in memory may be a secret: keep it out of swap where the
 		// kernel can (6.4).
 		err := e.mounter.Mount("tmpfs", target, "tmpfs", append(options, "noswap"))
@@ -163,12 +169,12 @@ func (e emptyDir) hugePages(r Request) error {
 	if err != nil {
 		return err
 	}
-	gid, mode := owner(r.Pod)
+	gid, mode := owner(r.Pod, openMode)
 	options := []string{fmt.Sprintf("pagesize=%d", size), fmt.Sprintf("mode=%o", mode), fmt.Sprintf("gid=%d", gid)}
 	if l := r.Volume.EmptyDir.SizeLimit; l != nil && l.Value() > 0 {
 		options = append(options, fmt.Sprintf("size=%d", l.Value()))
 	}
-	return e.mount(r, unix.HUGETLBFS_MAGIC, func(target string) error {
+	return mountOnce(r, unix.HUGETLBFS_MAGIC, func(target string) error {
 		return e.mounter.Mount("nodev", target, "hugetlbfs", options)
 	})
 }
@@ -201,44 +207,4 @@ func pageSize(p *v1.Pod, medium v1.StorageMedium) (int64, error) {
 		return size, nil
 	}
 	return 0, nil
-}
-
-// mount puts a file system of the given magic onto the volume's folder, once.
-func (e emptyDir) mount(r Request, magic int64, do func(target string) error) error {
-	name := r.Volume.Name
-	if err := unix.Mkdirat(r.Folder.fd, name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("making the mount point: %w", err)
-	}
-	fd, err := r.Folder.open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, inside)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	mounted, err := isMount(r.Folder, name)
-	if err != nil {
-		return err
-	}
-	if !mounted {
-		return do(fdPath(fd))
-	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
-		return fmt.Errorf("looking at the mount: %w", err)
-	}
-	if st.Type != magic {
-		return errdefs.Errorf(errdefs.ErrTransient, "%s is another mount (type %#x); unmount it", filepath.Join(r.Folder.Path(), name), st.Type)
-	}
-	return nil
-}
-
-// isMount asks the kernel whether a child of the folder is a mount of its own.
-func isMount(f *Folder, name string) (bool, error) {
-	fd, err := f.open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, sameMount)
-	if errors.Is(err, unix.EXDEV) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return false, unix.Close(fd)
 }

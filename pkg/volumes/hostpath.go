@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -26,19 +24,23 @@ func (hostPath) Record(v *v1.Volume) Record             { return Record{HostPath
 func (hostPath) TearDown(context.Context, Record) error { return nil }
 
 func (h hostPath) SetUp(_ context.Context, r Request) (Mounted, error) {
-	src := r.Volume.HostPath
-	if !filepath.IsAbs(src.Path) || slices.Contains(strings.Split(src.Path, "/"), "..") {
-		return Mounted{}, errdefs.Errorf(errdefs.ErrInvalid, "path %q must be absolute and without \"..\"", src.Path)
-	}
-	kind := v1.HostPathUnset
-	if src.Type != nil {
-		kind = *src.Type
-	}
-	path, err := check(filepath.Clean(src.Path), kind)
+	path, err := hostPathOf(r.Volume.HostPath)
 	if err != nil {
 		return Mounted{}, err
 	}
 	return Mounted{Name: r.Volume.Name, Kind: h.Name(), HostPath: path}, nil
+}
+
+// hostPathOf checks the path that a volume names and returns where it leads.
+func hostPathOf(src *v1.HostPathVolumeSource) (string, error) {
+	kind := v1.HostPathUnset
+	if src.Type != nil {
+		kind = *src.Type
+	}
+	if !absolute(src.Path) {
+		return "", errdefs.Errorf(errdefs.ErrInvalid, "path %q must be absolute and without \"..\"", src.Path)
+	}
+	return check(filepath.Clean(src.Path), kind)
 }
 
 // formats is what each type must be, and how kubelet says that it is not.

@@ -23,14 +23,21 @@ type Kind interface {
 	// spec is gone; name and kind are filled in by the caller.
 	Record(v *v1.Volume) Record
 	// SetUp makes the volume ready. It is called again after a crash, in the
-	// middle of which it may have been, and for each new sandbox: what is
-	// ready stays as it is.
+	// middle of which it may have been, for each new sandbox, and, of a kind
+	// that is live, whenever an object may have changed: what is ready stays as
+	// it is.
 	SetUp(ctx context.Context, r Request) (Mounted, error)
 	// TearDown undoes what is beyond the pod's folder (a disk is detached, a
 	// session ended). All mounts below the folder are gone by then and the
 	// folder itself is removed afterwards. It never touches what the user
 	// owns, and succeeds when nothing is to be done.
 	TearDown(ctx context.Context, r Record) error
+}
+
+// live is a kind whose content follows the objects it is made of.
+type live interface {
+	Kind
+	follows()
 }
 
 // Request is one volume to set up.
@@ -51,10 +58,20 @@ type Record struct {
 	HostPath string `json:"hostPath,omitempty"` // where it is bound from, when not the folder
 	Medium   string `json:"medium,omitempty"`
 	Limit    int64  `json:"limit,omitempty"` // bytes, 0: none
+	// Foreign says that its space is not the pod's: it is not measured.
+	Foreign bool `json:"foreign,omitempty"`
 }
 
 // kinds are all kinds, in the order they are asked.
-func kinds(m Mounter) []Kind { return []Kind{emptyDir{mounter: m}, hostPath{}} }
+func kinds(o Options) []Kind {
+	c := content{mounter: o.Mounter, objects: o.Objects, allocatable: o.Allocatable, clock: o.Clock}
+	pv := claims{mounter: o.Mounter, objects: o.Objects, matches: o.NodeMatches, podsDir: o.PodsDir}
+	return []Kind{
+		emptyDir{mounter: o.Mounter}, hostPath{},
+		configMap{c}, secret{c}, downwardAPI{c}, projected{c},
+		persistentVolumeClaim{pv}, ephemeral{pv}, nfs{o.Mounter}, image{},
+	}
+}
 
 func (m *Manager) kindOf(v *v1.Volume) Kind {
 	i := slices.IndexFunc(m.kinds, func(k Kind) bool { return k.Handles(v) })

@@ -129,6 +129,9 @@ func describe(uid types.UID, f *Folder, r Record, mounted map[string]bool, w *wa
 		return v
 	}
 	v.Mounted = mounted[v.Path]
+	if r.Foreign {
+		return v
+	}
 	fd, err := f.open(r.Name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, inside)
 	if err != nil {
 		return v // half done

@@ -1,21 +1,29 @@
 package volumes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
 )
 
 // Mounter is what is needed of the mount table.
 type Mounter interface {
 	// Mount mounts a new file system onto target.
 	Mount(source, target, fstype string, options []string) error
+	// MountHelper does so with a program that knows the file system.
+	MountHelper(ctx context.Context, source, target, fstype string, options []string) error
 	// Unmount takes the topmost mount off target; unix.EBUSY while it is used.
 	Unmount(target string) error
+	// Detach takes the topmost mount off target, whoever uses it.
+	Detach(target string) error
 	// List is where everything is mounted, in the order the mounts were made.
 	List() ([]string, error)
 }
@@ -61,6 +69,10 @@ func (kernelMounter) Unmount(target string) error {
 	return unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 }
 
+func (kernelMounter) Detach(target string) error {
+	return unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+}
+
 func (k kernelMounter) List() ([]string, error) {
 	f, err := os.Open(k.mountinfo)
 	if err != nil {
@@ -76,4 +88,45 @@ func (k kernelMounter) List() ([]string, error) {
 		points[i] = m.Mountpoint
 	}
 	return points, nil
+}
+
+// mountOnce puts a file system of the given magic onto the volume's folder, unless
+// it is there.
+func mountOnce(r Request, magic int64, do func(target string) error) error {
+	name := r.Volume.Name
+	if err := unix.Mkdirat(r.Folder.fd, name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("making the mount point: %w", err)
+	}
+	fd, err := r.Folder.open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, inside)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	mounted, err := isMount(r.Folder, name)
+	if err != nil {
+		return err
+	}
+	if !mounted {
+		return do(fdPath(fd))
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return fmt.Errorf("looking at the mount: %w", err)
+	}
+	if st.Type != magic {
+		return errdefs.Errorf(errdefs.ErrTransient, "%s is another mount (type %#x); unmount it", filepath.Join(r.Folder.Path(), name), st.Type)
+	}
+	return nil
+}
+
+// isMount asks the kernel whether a child of the folder is a mount of its own.
+func isMount(f *Folder, name string) (bool, error) {
+	fd, err := f.open(name, unix.O_PATH|unix.O_NOFOLLOW, sameMount)
+	if errors.Is(err, unix.EXDEV) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, unix.Close(fd)
 }

@@ -15,19 +15,24 @@ import (
 )
 
 func TestContainerMounts(t *testing.T) {
-	pod := podWith(empty("a", "", ""), empty("b", "", ""))
+	pod := podWith(empty("a", "", ""), empty("b", "", ""), empty("i", "", ""), empty("d", "", ""))
+	env := map[string]string{"UP": "..", "EMPTY": "", "DIR": "logs"}
+	lookup := func(name string) (string, bool) { v, ok := env[name]; return v, ok }
 	mounted := map[string]Mounted{
 		"a": {Name: "a", HostPath: "/host/a", Relabel: true},
 		"b": {Name: "b", HostPath: "/host/b", ReadOnly: true},
+		"i": {Name: "i", Image: true, ReadOnly: true},
+		"d": {Name: "d", HostPath: "/dev/loop9", Block: true},
 	}
 	ptr := func(p v1.MountPropagationMode) *v1.MountPropagationMode { return &p }
 	yes := true
-	enabled := v1.RecursiveReadOnlyEnabled
+	enabled, maybe := v1.RecursiveReadOnlyEnabled, v1.RecursiveReadOnlyIfPossible
+	m := New(Options{PodsDir: t.TempDir()})
 	privileged := &v1.SecurityContext{Privileged: &yes}
 	for name, tc := range map[string]struct {
 		mounts   []v1.VolumeMount
 		security *v1.SecurityContext
-		devices  []v1.VolumeDevice
+		able     bool
 		want     []runtime.Mount
 		err      error
 	}{
@@ -50,20 +55,53 @@ func TestContainerMounts(t *testing.T) {
 		"colon":                         {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x:y"}}, err: errdefs.ErrInvalid},
 		"no path":                       {mounts: []v1.VolumeMount{{Name: "a"}}, err: errdefs.ErrInvalid},
 		"twice":                         {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x"}, {Name: "b", MountPath: "/x/"}}, err: errdefs.ErrInvalid},
-		"subPath":                       {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", SubPath: "s"}}, err: errdefs.ErrInvalid},
-		"recursive read-only":           {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", ReadOnly: true, RecursiveReadOnly: &enabled}}, err: errdefs.ErrInvalid},
-		"unknown":                       {mounts: []v1.VolumeMount{{Name: "c", MountPath: "/x"}}, err: errdefs.ErrInvalid},
-		"device":                        {devices: []v1.VolumeDevice{{Name: "a"}}, err: errdefs.ErrInvalid},
+		"recursive read-only, not able": {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", ReadOnly: true, RecursiveReadOnly: &enabled}}, err: errdefs.ErrInvalid},
+		"recursive read-only": {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", ReadOnly: true, RecursiveReadOnly: &enabled}}, able: true,
+			want: []runtime.Mount{{Name: "a", HostPath: "/host/a", ContainerPath: "/x", ReadOnly: true, RecursiveReadOnly: true, Propagation: "None", SELinux: true}}},
+		"recursive read-only if possible": {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", ReadOnly: true, RecursiveReadOnly: &maybe}},
+			want: []runtime.Mount{{Name: "a", HostPath: "/host/a", ContainerPath: "/x", ReadOnly: true, Propagation: "None", SELinux: true}}},
+		"recursive read-only, writable": {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", RecursiveReadOnly: &enabled}}, able: true, err: errdefs.ErrInvalid},
+		"recursive read-only, propagation": {
+			mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", ReadOnly: true, RecursiveReadOnly: &enabled, MountPropagation: ptr("HostToContainer")}},
+			able:   true, err: errdefs.ErrInvalid},
+		"subPath up":               {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", SubPath: "s/../.."}}, err: errdefs.ErrInvalid},
+		"subPath absolute":         {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", SubPath: "/s"}}, err: errdefs.ErrInvalid},
+		"subPathExpr up":           {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", SubPathExpr: "$(UP)/s"}}, err: errdefs.ErrInvalid},
+		"subPathExpr without":      {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", SubPathExpr: "$(NONE)/s"}}, err: errdefs.ErrInvalid},
+		"subPathExpr with nothing": {mounts: []v1.VolumeMount{{Name: "a", MountPath: "/x", SubPathExpr: "$(EMPTY)"}}, err: errdefs.ErrInvalid},
+		"image": {mounts: []v1.VolumeMount{{Name: "i", MountPath: "/x", SubPathExpr: "$(DIR)/$$(DIR)"}},
+			want: []runtime.Mount{{Name: "i", ContainerPath: "/x", ReadOnly: true, Propagation: "None", Image: "sha256:1", ImageSubPath: "logs/$(DIR)"}}},
+		"block":   {mounts: []v1.VolumeMount{{Name: "d", MountPath: "/x"}}, err: errdefs.ErrInvalid},
+		"unknown": {mounts: []v1.VolumeMount{{Name: "c", MountPath: "/x"}}, err: errdefs.ErrInvalid},
 	} {
-		c := &v1.Container{Name: "main", VolumeMounts: tc.mounts, SecurityContext: tc.security, VolumeDevices: tc.devices}
-		got, err := ContainerMounts(pod, c, mounted)
+		c := &v1.Container{Name: "main", VolumeMounts: tc.mounts, SecurityContext: tc.security}
+		got, err := m.ContainerMounts(t.Context(), pod, c, mounted,
+			MountOptions{Env: lookup, Images: map[string]string{"i": "sha256:1"}, RecursiveReadOnly: tc.able})
 		if !errors.Is(err, tc.err) || (tc.err == nil) != (err == nil) || !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
+}
+
+func TestContainerMountsOfWhatIsNotThere(t *testing.T) {
+	pod := podWith(empty("a", "", ""), empty("i", "", ""), empty("d", "", ""))
+	mounted := map[string]Mounted{"a": {Name: "a", HostPath: "/host/a"}, "i": {Name: "i", Image: true}, "d": {Name: "d", HostPath: "/dev/loop9", Block: true}}
+	m := New(Options{PodsDir: t.TempDir()})
 	c := &v1.Container{Name: "main", VolumeMounts: []v1.VolumeMount{{Name: "a", MountPath: "/x"}}}
-	if _, err := ContainerMounts(pod, c, nil); !errors.Is(err, errdefs.ErrTransient) {
+	if _, err := m.ContainerMounts(t.Context(), pod, c, nil, MountOptions{}); !errors.Is(err, errdefs.ErrTransient) {
 		t.Errorf("not set up yet: %v", err)
+	}
+	c.VolumeMounts[0].Name = "i"
+	if _, err := m.ContainerMounts(t.Context(), pod, c, mounted, MountOptions{}); !errors.Is(err, errdefs.ErrTransient) {
+		t.Errorf("the image is not there: %v", err)
+	}
+	c.VolumeDevices = []v1.VolumeDevice{{Name: "d", DevicePath: "/dev/xvda"}}
+	if got, err := Devices(pod, c, mounted); err != nil || !reflect.DeepEqual(got, []string{"/dev/loop9:/dev/xvda:rwm"}) {
+		t.Errorf("devices %v, %v", got, err)
+	}
+	c.VolumeDevices = []v1.VolumeDevice{{Name: "a", DevicePath: "/dev/xvda"}}
+	if _, err := Devices(pod, c, mounted); !errors.Is(err, errdefs.ErrInvalid) {
+		t.Errorf("a folder as a device: %v", err)
 	}
 }
 

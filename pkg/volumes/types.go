@@ -7,8 +7,10 @@ package volumes
 // Mounted is one volume of one pod, ready to be bound into containers.
 type Mounted struct {
 	Name     string // spec.volumes[].name
-	Kind     string // "emptyDir", "hostPath"
-	HostPath string // absolute path to bind from
+	Kind     string // "emptyDir", "hostPath", …
+	HostPath string // absolute path to bind from; empty for an image
+	Image    bool   // the runtime mounts an image
+	Block    bool   // HostPath is a block device, for volumeDevices
 	ReadOnly bool   // the volume itself is read-only
 	// Relabel asks the runtime to give it the container's SELinux label.
 	Relabel bool
