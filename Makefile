@@ -64,7 +64,7 @@ test-unit: go deps-test containerd2 kubernetes ## unit and kernel tiers, and the
 
 .PHONY: test-judge
 test-judge: go ## our defaults and validation against k8s.io/kubernetes' own
-	go test -C test/kubernetes -timeout 15m ./judge/
+	go test -C test/kubernetes -timeout 15m ./judge/ ./openapi/
 
 .PHONY: test-node
 test-node: go deps-test containerd2 kubernetes ## the real agent on Debian's containerd and on containerd 2

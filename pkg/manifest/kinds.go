@@ -77,12 +77,13 @@ type Kind struct {
 	APIVersion string // "discovery.k8s.io/v1"
 	Name       string // "EndpointSlice"
 	Resource   string // its name in paths: "endpointslices"
+	Namespaced bool
 }
 
 // Kinds are all kinds of Resource.
 func Kinds() (out []Kind) {
 	for _, k := range kinds() {
-		out = append(out, Kind{k.apiVersion, k.name, k.resource})
+		out = append(out, Kind{k.apiVersion, k.name, k.resource, true})
 	}
 	return out
 }

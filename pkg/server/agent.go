@@ -78,7 +78,7 @@ func orEmpty[T any](items []T) []T {
 // when its client goes away.
 func (s *Server) pull(w http.ResponseWriter, r *http.Request) error {
 	var req api.PullRequest
-	if err := decodeBody(w, r, &req); err != nil {
+	if err := s.decodeBody(w, r, &req); err != nil {
 		return err
 	}
 	if strings.TrimSpace(req.Image) == "" {

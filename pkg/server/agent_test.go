@@ -192,7 +192,12 @@ func TestDiscovery(t *testing.T) {
 		t.Errorf("clients cannot find out that fields are validated here: %v", post)
 	}
 	f.call(t, "GET", "/openapi/v2", "").status(404, metav1.StatusReasonNotFound)
-	// kubectl asks for protobuf and aggregated discovery first, JSON last.
-	f.call(t, "GET", "/apis", "", "Accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/vnd.kubernetes.protobuf,application/json").code(200).into(&groups)
-	f.call(t, "GET", "/apis", "", "Accept", mediaProtobuf).status(406, metav1.StatusReasonNotAcceptable)
+	// kubectl asks for all groups in one answer first.
+	for _, accept := range []string{mediaAggregated + ",application/json", mediaProtobuf + ",application/json", "application/yaml"} {
+		a := f.call(t, "GET", "/apis", "", "Accept", accept).code(200)
+		if want, _, _ := strings.Cut(accept, ",application/json"); a.Header().Get("Content-Type") != want {
+			t.Errorf("%s: %s: %s", accept, a.Header().Get("Content-Type"), a.Body)
+		}
+	}
+	f.call(t, "GET", "/apis", "", "Accept", "text/html").status(406, metav1.StatusReasonNotAcceptable)
 }

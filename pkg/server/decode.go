@@ -165,7 +165,7 @@ func decodeError(kind servedKind, errs []*manifest.Error) error {
 const nameLetters = "bcdfghjklmnpqrstvwxz2456789"
 
 // freeName makes names for metadata.generateName that no object of the kind has now.
-func (s *Server) freeName(kind, namespace string) func(string) string {
+func (s *Server) freeName(v *view, namespace string) func(string) string {
 	return func(prefix string) string {
 		// 63 less the suffix, so that the name may be a host name.
 		prefix = prefix[:min(len(prefix), 58)]
@@ -177,12 +177,7 @@ func (s *Server) freeName(kind, namespace string) func(string) string {
 				b[i] = nameLetters[int(b[i])%len(nameLetters)]
 			}
 			name = prefix + string(b[:])
-			key := pod.Key{Namespace: namespace, Name: name}
-			_, taken := s.o.Pods.Get(key)
-			if kind != "Pod" {
-				_, taken = s.o.Resources.Resource(kind, key)
-			}
-			if !taken {
+			if _, taken := v.get(pod.Key{Namespace: namespace, Name: name}); !taken {
 				break
 			}
 		}

@@ -1,11 +1,12 @@
 package server
 
 import (
+	"mime"
 	"net/http"
 	"runtime"
 	"strings"
 
-	v1 "k8s.io/api/core/v1"
+	apidiscovery "k8s.io/api/apidiscovery/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
@@ -24,6 +25,9 @@ const (
 // items, which are not resources with names that kubectl could get, and a group
 // without resources makes it fail.
 func (s *Server) discovery(w http.ResponseWriter, r *http.Request, path string) error {
+	if strings.HasPrefix(path, "openapi/v3") {
+		return s.openAPI(w, r, strings.TrimPrefix(path, "openapi/v3"))
+	}
 	var v any
 	switch path {
 	case "version":
@@ -32,18 +36,10 @@ func (s *Server) discovery(w http.ResponseWriter, r *http.Request, path string) 
 			GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		}
 	case "api":
-		v = metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions", APIVersion: "v1"}, Versions: []string{"v1"},
+		v = &metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions", APIVersion: "v1"}, Versions: []string{"v1"},
 			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
 	case "apis":
-		v = metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: apiGroups()}
-	case "api/v1":
-		v = coreResources()
-	case "openapi/v3":
-		paths := map[string]any{}
-		for _, gv := range append([]string{"v1"}, groupVersions()...) {
-			paths[root(gv)] = map[string]any{"serverRelativeURL": "/openapi/v3/" + root(gv)}
-		}
-		v = map[string]any{"paths": paths}
+		v = &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: s.apiGroups()}
 	default:
 		if v = s.groupDiscovery(path); v == nil {
 			return notServed()
@@ -52,51 +48,125 @@ func (s *Server) discovery(w http.ResponseWriter, r *http.Request, path string) 
 	if err := onlyGet(r); err != nil {
 		return err
 	}
+	if (path == "api" || path == "apis") && wantsAggregated(r) {
+		w.Header().Set("Vary", "Accept")
+		write(w, format{media: mediaAggregated}, http.StatusOK, s.aggregated(path))
+		return nil
+	}
 	f, err := negotiate(r, false, false)
 	if err != nil {
-		// kubectl asks for the aggregated form or protobuf with JSON as a last
-		// resort; a client that wants nothing else gets a plain answer.
 		return err
 	}
 	write(w, f, http.StatusOK, v)
 	return nil
 }
 
-// groupDiscovery is about one group: itself, its resources, or their operations.
+// groupDiscovery is about one group: itself, or its resources.
 func (s *Server) groupDiscovery(path string) any {
-	if path == "openapi/v3/api/v1" {
-		return openAPI(s.gitVersion(), "v1")
+	if path == root("v1") {
+		return s.resourceList("v1")
 	}
-	for _, gv := range groupVersions() {
+	for _, gv := range s.groupVersions() {
 		group, _, _ := strings.Cut(gv, "/")
 		switch path {
 		case "apis/" + group:
-			for _, g := range apiGroups() {
+			for _, g := range s.apiGroups() {
 				if g.Name == group {
 					g.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
-					return g
+					return &g
 				}
 			}
 		case root(gv):
-			return metav1.APIResourceList{
-				TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: gv, APIResources: kindResources(gv),
-			}
-		case "openapi/v3/" + root(gv):
-			return openAPI(s.gitVersion(), gv)
+			return s.resourceList(gv)
 		}
 	}
 	return nil
 }
 
 // apiGroups are the groups beside the core one.
-func apiGroups() []metav1.APIGroup {
+func (s *Server) apiGroups() []metav1.APIGroup {
 	groups := []metav1.APIGroup{}
-	for _, gv := range groupVersions() {
+	for _, gv := range s.groupVersions() {
 		group, version, _ := strings.Cut(gv, "/")
 		v := metav1.GroupVersionForDiscovery{GroupVersion: gv, Version: version}
 		groups = append(groups, metav1.APIGroup{Name: group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v})
 	}
 	return groups
+}
+
+// resourceList is what a group has at a version.
+func (s *Server) resourceList(gv string) *metav1.APIResourceList {
+	list := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: gv}
+	for _, v := range s.views {
+		if v.APIVersion != gv {
+			continue
+		}
+		list.APIResources = append(list.APIResources, metav1.APIResource{
+			Name: v.Resource, SingularName: strings.ToLower(v.Name), Namespaced: v.Namespaced, Kind: v.Name,
+			ShortNames: shortNames[v.Resource], Categories: v.inAll(), Verbs: v.verbs(),
+		})
+		for _, sub := range v.subresources() {
+			list.APIResources = append(list.APIResources, metav1.APIResource{
+				Name: v.Resource + "/" + sub.name, Namespaced: v.Namespaced, Kind: sub.kind, Verbs: sub.verbs,
+			})
+		}
+	}
+	return list
+}
+
+// mediaAggregated is discovery in one answer (KEP-3352), which clients ask for
+// first.
+const mediaAggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+func wantsAggregated(r *http.Request) bool {
+	for clause := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
+		media, params, err := mime.ParseMediaType(clause)
+		if err == nil && media == mediaJSON && params["g"] == "apidiscovery.k8s.io" && params["v"] == "v2" && params["as"] == "APIGroupDiscoveryList" {
+			return true
+		}
+	}
+	return false
+}
+
+// aggregated are all groups of a path ("api" or "apis") with their resources.
+func (s *Server) aggregated(path string) *apidiscovery.APIGroupDiscoveryList {
+	list := &apidiscovery.APIGroupDiscoveryList{
+		TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"}, Items: []apidiscovery.APIGroupDiscovery{},
+	}
+	groups := []string{"v1"}
+	if path == "apis" {
+		groups = s.groupVersions()
+	}
+	for _, gv := range groups {
+		group := apidiscovery.APIGroupDiscovery{}
+		version := apidiscovery.APIVersionDiscovery{Version: servedKind{manifest.Kind{APIVersion: gv}}.version(), Freshness: apidiscovery.DiscoveryFreshnessCurrent}
+		for _, v := range s.views {
+			if v.APIVersion == gv {
+				group.Name = v.group()
+				version.Resources = append(version.Resources, v.discovered())
+			}
+		}
+		group.Versions = []apidiscovery.APIVersionDiscovery{version}
+		list.Items = append(list.Items, group)
+	}
+	return list
+}
+
+func (v *view) discovered() apidiscovery.APIResourceDiscovery {
+	kind := func(name string) *metav1.GroupVersionKind {
+		return &metav1.GroupVersionKind{Group: v.group(), Version: v.version(), Kind: name}
+	}
+	r := apidiscovery.APIResourceDiscovery{
+		Resource: v.Resource, ResponseKind: kind(v.Name), Scope: apidiscovery.ScopeCluster, SingularResource: strings.ToLower(v.Name),
+		Verbs: v.verbs(), ShortNames: shortNames[v.Resource], Categories: v.inAll(),
+	}
+	if v.Namespaced {
+		r.Scope = apidiscovery.ScopeNamespace
+	}
+	for _, sub := range v.subresources() {
+		r.Subresources = append(r.Subresources, apidiscovery.APISubresourceDiscovery{Subresource: sub.name, ResponseKind: kind(sub.kind), Verbs: sub.verbs})
+	}
+	return r
 }
 
 // gitVersion has Kubernetes' form, as clients parse it.
@@ -120,59 +190,4 @@ func notServed() error {
 		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
 		Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{},
 	}}
-}
-
-func coreResources() metav1.APIResourceList {
-	get := metav1.Verbs{"get"}
-	connect := metav1.Verbs{"create", "get"}
-	sub := func(name, kind string, verbs metav1.Verbs) metav1.APIResource {
-		return metav1.APIResource{Name: "pods/" + name, Namespaced: true, Kind: kind, Verbs: verbs}
-	}
-	return metav1.APIResourceList{
-		TypeMeta:     metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"},
-		GroupVersion: v1.SchemeGroupVersion.String(),
-		APIResources: append([]metav1.APIResource{
-			{
-				Name: "events", SingularName: "event", Namespaced: true, Kind: "Event", ShortNames: []string{"ev"},
-				Verbs: metav1.Verbs{"get", "list", "watch"},
-			},
-			{
-				Name: "pods", SingularName: "pod", Namespaced: true, Kind: "Pod", ShortNames: []string{"po"}, Categories: []string{"all"},
-				Verbs: metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"},
-			},
-			sub("attach", "PodAttachOptions", connect),
-			sub("exec", "PodExecOptions", connect),
-			sub("log", "Pod", get),
-			sub("portforward", "PodPortForwardOptions", connect),
-			sub("status", "Pod", get),
-		}, kindResources("v1")...),
-	}
-}
-
-// openAPI is the least that lets a client find out that the server validates
-// fields itself (the fieldValidation parameter); there are no schemas.
-func openAPI(version, apiVersion string) any {
-	param := map[string]any{"name": "fieldValidation", "in": "query", "schema": map[string]any{"type": "string", "uniqueItems": true}}
-	paths := map[string]any{}
-	for _, k := range append([]manifest.Kind{podKind.Kind}, manifest.Kinds()...) {
-		if k.APIVersion != apiVersion {
-			continue
-		}
-		gvk := map[string]string{"group": servedKind{k}.group(), "version": servedKind{k}.version(), "kind": k.Name}
-		operation := func(action string) map[string]any {
-			return map[string]any{
-				"parameters": []any{param}, "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk,
-				"responses": map[string]any{"200": map[string]any{"description": "OK"}},
-			}
-		}
-		all := "/" + root(k.APIVersion) + "/namespaces/{namespace}/" + k.Resource
-		paths[all] = map[string]any{"post": operation("post")}
-		paths[all+"/{name}"] = map[string]any{"put": operation("put"), "patch": operation("patch")}
-	}
-	return map[string]any{
-		"openapi":    "3.0.0",
-		"info":       map[string]any{"title": "nodeagent", "version": version},
-		"components": map[string]any{"schemas": map[string]any{}},
-		"paths":      paths,
-	}
 }

@@ -23,18 +23,27 @@ const (
 	mediaYAML = "application/yaml"
 )
 
+// form is what is sent in place of an object or list.
+type form string
+
+const (
+	asIs       form = ""
+	asTable    form = "Table"
+	asMetadata form = "PartialObjectMetadata"
+)
+
 // format is what the client wants to read.
 type format struct {
-	media  string // mediaJSON or mediaYAML
-	table  bool   // metav1.Table in place of the object or list
+	media  string // mediaJSON, mediaYAML or mediaProtobuf
+	as     form
 	pretty bool
 }
 
 // negotiate picks the first acceptable media type of the Accept header, in the
 // client's order of preference. JSON is what a client without a wish gets.
-// tables says whether the resource can be shown as a Table, stream that only
-// JSON will do (a watch).
-func negotiate(r *http.Request, tables, stream bool) (format, error) {
+// objects says whether the answer are objects, which can be shown in other forms,
+// stream that it is a watch.
+func negotiate(r *http.Request, objects, stream bool) (format, error) {
 	pretty, _ := strconv.ParseBool(r.URL.Query().Get("pretty"))
 	f := format{media: mediaJSON, pretty: pretty}
 	accept := strings.Join(r.Header.Values("Accept"), ",")
@@ -62,17 +71,14 @@ func negotiate(r *http.Request, tables, stream bool) (format, error) {
 			c.media = mediaJSON
 		case mediaYAML, "text/yaml":
 			c.media = mediaYAML
+		case mediaProtobuf:
+			c.media = mediaProtobuf
 		}
-		switch as := params["as"]; {
-		case as == "":
-		case as == "Table" && tables && params["g"] == metav1.GroupName && params["v"] == "v1":
-			c.table = true
-		default:
+		as, ok := formOf(params)
+		if !ok || as != asIs && !objects || as == asTable && c.media == mediaProtobuf || c.media == "" || stream && c.media == mediaYAML {
 			continue
 		}
-		if c.media == "" || (stream && c.media != mediaJSON) {
-			continue
-		}
+		c.as = as
 		f, best = c, q
 	}
 	if best < 0 {
@@ -81,10 +87,23 @@ func negotiate(r *http.Request, tables, stream bool) (format, error) {
 	return f, nil
 }
 
+// formOf is the form that a clause of an Accept header asks for. Lists come as
+// lists of it, whatever the clause says.
+func formOf(params map[string]string) (form, bool) {
+	as := form(strings.TrimSuffix(params["as"], "List"))
+	switch {
+	case as == asIs:
+		return asIs, true
+	case params["g"] != metav1.GroupName || params["v"] != "v1":
+		return as, false
+	}
+	return as, as == asTable || as == asMetadata
+}
+
 func notAcceptable(stream bool) error {
-	can := mediaJSON + ", " + mediaYAML
+	can := mediaJSON + ", " + mediaYAML + ", " + mediaProtobuf
 	if stream {
-		can = mediaJSON
+		can = mediaJSON + ", " + mediaProtobuf
 	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
@@ -127,21 +146,30 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return b, nil
 }
 
-// decodeBody decodes JSON or YAML strictly into v; an empty body leaves v as it
-// is.
-func decodeBody(w http.ResponseWriter, r *http.Request, v any) error {
+// readObject reads an object as JSON or YAML, whatever it came as.
+func (s *Server) readObject(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	media, err := bodyMedia(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	b, err := readBody(w, r)
 	if err != nil || len(bytes.TrimSpace(b)) == 0 {
-		return err
+		return b, err
 	}
 	switch media {
 	case mediaJSON, mediaYAML:
-	default:
-		return unsupportedMedia(media, mediaJSON, mediaYAML)
+		return b, nil
+	case mediaProtobuf:
+		return s.fromProtobuf(b)
+	}
+	return nil, unsupportedMedia(media, mediaJSON, mediaYAML, mediaProtobuf)
+}
+
+// decodeBody decodes a body strictly into v; an empty one leaves v as it is.
+func (s *Server) decodeBody(w http.ResponseWriter, r *http.Request, v any) error {
+	b, err := s.readObject(w, r)
+	if err != nil || len(bytes.TrimSpace(b)) == 0 {
+		return err
 	}
 	// YAML is a superset of JSON.
 	if err := yaml.UnmarshalStrict(b, v); err != nil {
@@ -152,22 +180,12 @@ func decodeBody(w http.ResponseWriter, r *http.Request, v any) error {
 
 // write sends v in the format that was negotiated.
 func write(w http.ResponseWriter, f format, code int, v any) {
-	b, err := json.Marshal(v)
-	switch {
-	case err != nil:
-	case f.media == mediaYAML:
-		b, err = api.YAML(b)
-	case f.pretty:
-		b, err = json.MarshalIndent(v, "", "  ")
-	}
+	b, err := encode(f, v)
 	if err != nil {
 		st := apierrors.NewInternalError(fmt.Errorf("encoding the answer: %w", err)).Status()
 		st.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
 		code, f.media = http.StatusInternalServerError, mediaJSON
 		b, _ = json.Marshal(st)
-	}
-	if f.media != mediaYAML {
-		b = append(b, '\n')
 	}
 	h := w.Header()
 	h.Set("Content-Type", f.media)
@@ -175,4 +193,20 @@ func write(w http.ResponseWriter, f format, code int, v any) {
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(code)
 	_, _ = w.Write(b) // a client that is gone needs no answer
+}
+
+func encode(f format, v any) ([]byte, error) {
+	if f.media == mediaProtobuf {
+		return toProtobuf(v)
+	}
+	b, err := json.Marshal(v)
+	switch {
+	case err != nil:
+		return nil, err
+	case f.media == mediaYAML:
+		return api.YAML(b)
+	case f.pretty:
+		b, err = json.MarshalIndent(v, "", "  ")
+	}
+	return append(b, '\n'), err
 }

@@ -122,7 +122,7 @@ func seedAPI(f *testing.F) {
 	const web = podsPath + "/web"
 	read := func(paths ...string) {
 		for _, p := range paths {
-			for _, accept := range []string{"", asTable, mediaYAML} {
+			for _, accept := range []string{"", acceptTable, mediaYAML} {
 				f.Add(uint8(0), p, "", accept, []byte(nil))
 			}
 		}

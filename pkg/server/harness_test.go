@@ -39,8 +39,7 @@ import (
 )
 
 const (
-	nodeName      = "node-1"
-	mediaProtobuf = "application/vnd.kubernetes.protobuf"
+	nodeName = "node-1"
 )
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

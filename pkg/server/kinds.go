@@ -5,19 +5,26 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 )
 
-// servedKind is a kind of objects that clients write; the zero value is none.
+// servedKind is a kind of objects that is served; the zero value is none.
 type servedKind struct{ manifest.Kind }
 
-var podKind = servedKind{manifest.Kind{APIVersion: "v1", Name: "Pod", Resource: "pods"}}
+// The kinds that are no manifest.Resource.
+var (
+	podKind   = servedKind{manifest.Kind{APIVersion: "v1", Name: "Pod", Resource: "pods", Namespaced: true}}
+	eventKind = servedKind{manifest.Kind{APIVersion: "v1", Name: "Event", Resource: "events", Namespaced: true}}
+)
 
-// kindNamed is the kind of a resource's name in paths, pods included.
+// kindNamed is the kind of a resource's name in paths.
 func kindNamed(resource string) servedKind {
-	if resource == podKind.Resource {
-		return podKind
+	for _, k := range []servedKind{podKind, eventKind} {
+		if resource == k.Resource {
+			return k
+		}
 	}
 	for _, k := range manifest.Kinds() {
 		if k.Resource == resource {
@@ -40,6 +47,14 @@ func (k servedKind) version() string {
 	return k.APIVersion[strings.LastIndexByte(k.APIVersion, '/')+1:]
 }
 
+func (k servedKind) gvk() schema.GroupVersionKind {
+	return schema.FromAPIVersionAndKind(k.APIVersion, k.Name)
+}
+
+func (k servedKind) groupResource() schema.GroupResource {
+	return schema.GroupResource{Group: k.group(), Resource: k.Resource}
+}
+
 // root is where the kind's group is served: "api/v1", "apis/discovery.k8s.io/v1".
 func root(apiVersion string) string {
 	if strings.Contains(apiVersion, "/") {
@@ -48,33 +63,98 @@ func root(apiVersion string) string {
 	return "api/" + apiVersion
 }
 
-// groupVersions are those beside v1, in order.
-func groupVersions() (out []string) {
+// makeViews are all kinds that are served, those of one group and version
+// together and in the order of their names.
+func (s *Server) makeViews() []*view {
+	views := []*view{
+		{
+			servedKind: podKind, reader: podReader{s.o.Pods}, writer: podWriter{s}, fields: podFields,
+			columns: podColumns(), row: tables.pod,
+		},
+		{
+			servedKind: eventKind, reader: eventReader{s.o.Events}, fields: eventFields,
+			columns: eventColumns(), row: tables.event,
+		},
+	}
 	for _, k := range manifest.Kinds() {
-		if k.APIVersion != "v1" && !slices.Contains(out, k.APIVersion) {
-			out = append(out, k.APIVersion)
+		kind := servedKind{k}
+		views = append(views, &view{
+			servedKind: kind, reader: resourceReader{kind, s.o.Resources}, writer: resourceWriter{s, kind}, fields: resourceFields,
+			columns: resourceColumns(kind), row: tables.resource,
+		})
+	}
+	slices.SortFunc(views, func(a, b *view) int {
+		if a.APIVersion != b.APIVersion {
+			// The core group has no slash, and comes first.
+			return strings.Compare(root(a.APIVersion), root(b.APIVersion))
+		}
+		return strings.Compare(a.Resource, b.Resource)
+	})
+	return views
+}
+
+// viewOf is the view of a resource in a group and version; nil: not served.
+func (s *Server) viewOf(apiVersion, resource string) *view {
+	for _, v := range s.views {
+		if v.APIVersion == apiVersion && v.Resource == resource {
+			return v
+		}
+	}
+	return nil
+}
+
+// groupVersions are those beside v1, in order.
+func (s *Server) groupVersions() (out []string) {
+	for _, v := range s.views {
+		if v.APIVersion != "v1" && !slices.Contains(out, v.APIVersion) {
+			out = append(out, v.APIVersion)
 		}
 	}
 	return out
 }
 
 // shortNames are kubectl's.
-var shortNames = map[string][]string{"services": {"svc"}, "endpoints": {"ep"}}
+var shortNames = map[string][]string{
+	"configmaps": {"cm"}, "endpoints": {"ep"}, "events": {"ev"}, "namespaces": {"ns"}, "nodes": {"no"}, "persistentvolumeclaims": {"pvc"},
+	"persistentvolumes": {"pv"}, "pods": {"po"}, "priorityclasses": {"pc"}, "serviceaccounts": {"sa"}, "services": {"svc"},
+}
 
-// kindResources are the entries of discovery for the kinds of a group.
-func kindResources(apiVersion string) (out []metav1.APIResource) {
-	for _, k := range manifest.Kinds() {
-		if k.APIVersion != apiVersion {
-			continue
-		}
-		r := metav1.APIResource{
-			Name: k.Resource, SingularName: strings.ToLower(k.Name), Namespaced: true, Kind: k.Name, ShortNames: shortNames[k.Resource],
-			Verbs: metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"},
-		}
-		if k.Resource == "services" {
-			r.Categories = []string{"all"}
-		}
-		out = append(out, r)
+// inAll are what `kubectl get all` shows.
+func (v *view) inAll() []string {
+	if v.Resource == "pods" || v.Resource == "services" {
+		return []string{"all"}
 	}
-	return out
+	return nil
+}
+
+// verbs are what may be done with objects of the view.
+func (v *view) verbs() metav1.Verbs {
+	if v.writer == nil {
+		return metav1.Verbs{"get", "list", "watch"}
+	}
+	return metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+}
+
+// subresource is something below an object of a kind.
+type subresource struct {
+	name string
+	// kind, in the group and version of the view unless it says otherwise.
+	kind  string
+	verbs metav1.Verbs
+}
+
+// subresources are what is served below an object, in order of their names.
+func (v *view) subresources() []subresource {
+	get, connect := metav1.Verbs{"get"}, metav1.Verbs{"create", "get"}
+	status := subresource{"status", v.Name, get}
+	switch v.Resource {
+	case "pods":
+		return []subresource{
+			{"attach", "PodAttachOptions", connect}, {"exec", "PodExecOptions", connect}, {"log", "Pod", get},
+			{"portforward", "PodPortForwardOptions", connect}, status,
+		}
+	case "namespaces", "nodes", "persistentvolumeclaims", "persistentvolumes", "services":
+		return []subresource{status}
+	}
+	return nil
 }

@@ -8,15 +8,14 @@ import (
 	"net/http"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
-	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"sigs.k8s.io/yaml"
 
+	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
-	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
 const (
@@ -30,9 +29,9 @@ const (
 	maxPatchList  = 1000
 )
 
-// patchPod is PATCH: strategic merge, JSON merge or JSON patch.
-func (s *Server) patchPod(w http.ResponseWriter, r *http.Request, key pod.Key) error {
-	f, dry, patch, err := s.writeRequest(w, r)
+// patchObject is PATCH: strategic merge, JSON merge or JSON patch.
+func (s *Server) patchObject(w http.ResponseWriter, r *http.Request, v *view, key pod.Key) error {
+	f, mode, patch, err := s.writeRequest(w, r)
 	if err != nil {
 		return err
 	}
@@ -40,12 +39,12 @@ func (s *Server) patchPod(w http.ResponseWriter, r *http.Request, key pod.Key) e
 	if err != nil {
 		return err
 	}
-	apply, err := patcher(media, patch, v1.Pod{})
+	apply, err := patcher(media, patch, v.empty())
 	if err != nil {
 		return err
 	}
-	p, err := s.attempt(key, func(rec store.Record) (*v1.Pod, error) {
-		current, err := json.Marshal(shown(rec.Pod))
+	o, err := attempt(v, key, func(rec record) (manifest.Resource, error) {
+		current, err := json.Marshal(rec.object)
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
@@ -56,12 +55,12 @@ func (s *Server) patchPod(w http.ResponseWriter, r *http.Request, key pod.Key) e
 		if len(patched) > maxBody {
 			return nil, tooLarge(len(patched))
 		}
-		return s.replace(r, rec, patched, dry)
+		return v.replace(r.Context(), rec, patched, mode)
 	})
 	if err != nil {
 		return err
 	}
-	write(w, f, http.StatusOK, p)
+	write(w, f, http.StatusOK, o)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
@@ -58,7 +59,7 @@ func (s *Server) route(r *http.Request, kind string) route {
 			return s.agent(w, r, sub)
 		}}
 	}
-	for _, gv := range groupVersions() {
+	for _, gv := range s.groupVersions() {
 		if rest, found := strings.CutPrefix(path, root(gv)+"/"); found {
 			return s.group(r, gv, rest)
 		}
@@ -68,21 +69,34 @@ func (s *Server) route(r *http.Request, kind string) route {
 	}}
 }
 
-// group routes what is below a group's path: RESOURCE of all namespaces, or
-// namespaces/NAMESPACE/RESOURCE….
+// group routes what is below a group's path: RESOURCE of all namespaces,
+// namespaces/NAMESPACE/RESOURCE[/NAME[/SUBRESOURCE]], and the same without a
+// namespace for what is in none.
 func (s *Server) group(r *http.Request, apiVersion, path string) route {
-	if rest, found := strings.CutPrefix(path, "namespaces/"); found {
-		return s.namespaced(r, apiVersion, strings.Split(rest, "/"))
-	}
-	// There are no names below a collection of all namespaces.
-	if !served(apiVersion, path) {
+	parts := strings.Split(path, "/")
+	if slices.Contains(parts, "") {
 		return notFound()
 	}
-	return s.collection(r, path, "")
-}
-
-func served(apiVersion, resource string) bool {
-	return kindNamed(resource).APIVersion == apiVersion || apiVersion == "v1" && resource == "events"
+	namespace := ""
+	// A namespace has no kinds below it that are named as its subresources.
+	if parts[0] == "namespaces" && len(parts) > 2 && parts[2] != "status" && parts[2] != "finalize" {
+		namespace, parts = parts[1], parts[2:]
+	}
+	v := s.viewOf(apiVersion, parts[0])
+	switch {
+	case v == nil || len(parts) > 3 || namespace != "" && !v.Namespaced:
+		return notFound()
+	case len(parts) == 1:
+		return s.collection(r, v, namespace)
+	case namespace == "" && v.Namespaced:
+		// There are no names below a collection of all namespaces.
+		return notFound()
+	}
+	key := pod.Key{Namespace: namespace, Name: parts[1]}
+	if len(parts) == 3 {
+		return s.subresource(v, key, parts[2])
+	}
+	return s.object(v, key)
 }
 
 func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
@@ -93,83 +107,37 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// namespaced routes NAMESPACE/RESOURCE[/NAME[/SUBRESOURCE]].
-func (s *Server) namespaced(r *http.Request, apiVersion string, parts []string) route {
-	for _, p := range parts {
-		if p == "" {
-			return notFound()
-		}
-	}
-	if len(parts) < 2 || len(parts) > 4 || !served(apiVersion, parts[1]) {
-		return notFound()
-	}
-	what := parts[1]
-	if len(parts) == 2 {
-		return s.collection(r, what, parts[0])
-	}
-	key := pod.Key{Namespace: parts[0], Name: parts[2]}
-	if what == "events" {
-		if len(parts) == 4 {
-			return notFound()
-		}
-		return route{label: "events", resource: what, name: key.Name, serve: func(w http.ResponseWriter, r *http.Request) error {
-			if err := onlyGet(r); err != nil {
-				return err
-			}
-			return s.getEvent(w, r, key)
-		}}
-	}
-	if what != "pods" {
-		return s.object(kindNamed(what), key, parts[3:])
-	}
-	if len(parts) == 4 {
-		return s.subresource(r, key, parts[3])
-	}
-	return route{label: "pods", resource: what, name: key.Name, serve: func(w http.ResponseWriter, r *http.Request) error {
-		switch r.Method {
-		case http.MethodGet, http.MethodHead:
-			return s.getPod(w, r, key)
-		case http.MethodPut:
-			return s.updatePod(w, r, key)
-		case http.MethodPatch:
-			return s.patchPod(w, r, key)
-		case http.MethodDelete:
-			return s.deletePod(w, r, key)
-		}
-		return notAllowed(what, r.Method)
-	}}
-}
-
-// object routes one object that is no pod, and its status, which is read only.
-func (s *Server) object(k servedKind, key pod.Key, sub []string) route {
-	if len(sub) > 0 && sub[0] != "status" {
-		return notFound()
-	}
-	return route{label: k.Resource, resource: k.Resource, name: key.Name, serve: func(w http.ResponseWriter, r *http.Request) error {
+// object routes one object.
+func (s *Server) object(v *view, key pod.Key) route {
+	return route{label: v.Resource, resource: v.Resource, name: key.Name, serve: func(w http.ResponseWriter, r *http.Request) error {
 		switch {
 		case r.Method == http.MethodGet || r.Method == http.MethodHead:
-			return s.getResource(w, r, k, key)
-		case len(sub) > 0:
+			return s.getObject(w, r, v, key)
+		case v.writer == nil:
 		case r.Method == http.MethodPut:
-			return s.updateResource(w, r, k, key)
+			return s.updateObject(w, r, v, key)
 		case r.Method == http.MethodPatch:
-			return s.patchResource(w, r, k, key)
+			return s.patchObject(w, r, v, key)
 		case r.Method == http.MethodDelete:
-			return s.deleteResource(w, r, k, key)
+			return s.deleteObject(w, r, v, key)
 		}
-		return notAllowed(k.Resource, r.Method)
+		return notAllowed(v.Resource, r.Method)
 	}}
 }
 
-func (s *Server) subresource(r *http.Request, key pod.Key, sub string) route {
-	rt := route{label: "pods/" + sub, resource: "pods", name: key.Name}
+// subresource routes what is below one object; the status is read only.
+func (s *Server) subresource(v *view, key pod.Key, sub string) route {
+	if !slices.ContainsFunc(v.subresources(), func(have subresource) bool { return have.name == sub }) {
+		return notFound()
+	}
+	rt := route{label: v.Resource + "/" + sub, resource: v.Resource, name: key.Name}
 	switch sub {
 	case "status":
 		rt.serve = func(w http.ResponseWriter, r *http.Request) error {
 			if err := onlyGet(r); err != nil {
 				return err
 			}
-			return s.getPod(w, r, key)
+			return s.getObject(w, r, v, key)
 		}
 	case "log":
 		// A log that is long takes its time, followed or not.
@@ -185,8 +153,8 @@ func (s *Server) subresource(r *http.Request, key pod.Key, sub string) route {
 }
 
 // collection routes lists, watches and what is done to whole collections.
-func (s *Server) collection(r *http.Request, what, namespace string) route {
-	rt := route{label: what, resource: what}
+func (s *Server) collection(r *http.Request, v *view, namespace string) route {
+	rt := route{label: v.Resource, resource: v.Resource}
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead
 	watching, err := boolParam(r.URL.Query(), "watch")
 	if err != nil {
@@ -196,29 +164,17 @@ func (s *Server) collection(r *http.Request, what, namespace string) route {
 	rt.long = read && watching
 	rt.serve = func(w http.ResponseWriter, r *http.Request) error {
 		switch {
-		case what == "events" && read && watching:
-			return s.watchEvents(w, r, namespace)
-		case what == "events" && read:
-			return s.listEvents(w, r, namespace)
-		case what == "pods" && read && watching:
-			return s.watchPods(w, r, namespace)
-		case what == "pods" && read:
-			return s.listPods(w, r, namespace)
-		case what == "pods" && namespace != "" && r.Method == http.MethodPost:
-			return s.createPod(w, r, namespace)
-		case what == "pods" && namespace != "" && r.Method == http.MethodDelete:
-			return s.deletePods(w, r, namespace)
-		case what == "pods" || what == "events":
 		case read && watching:
-			return s.watchResources(w, r, kindNamed(what), namespace)
+			return s.watchObjects(w, r, v, namespace)
 		case read:
-			return s.listResources(w, r, kindNamed(what), namespace)
-		case namespace != "" && r.Method == http.MethodPost:
-			return s.createResource(w, r, kindNamed(what), namespace)
-		case namespace != "" && r.Method == http.MethodDelete:
-			return s.deleteResources(w, r, kindNamed(what), namespace)
+			return s.listObjects(w, r, v, namespace)
+		case v.writer == nil || v.Namespaced && namespace == "":
+		case r.Method == http.MethodPost:
+			return s.createObject(w, r, v, namespace)
+		case r.Method == http.MethodDelete:
+			return s.deleteObjects(w, r, v, namespace)
 		}
-		return notAllowed(what, r.Method)
+		return notAllowed(v.Resource, r.Method)
 	}
 	return rt
 }

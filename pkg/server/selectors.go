@@ -20,17 +20,13 @@ type selection struct {
 	namespace string // empty: all
 	labels    labels.Selector
 	fields    fields.Selector
+	fieldsOf  func(metav1.Object) fields.Set
 }
 
-// parseSelection reads labelSelector and fieldSelector. known are the fields
-// that the resource can be selected by; any other is refused as kube-apiserver
-// does.
-func parseSelection(q url.Values, namespace string, known func() fields.Set) (selection, error) {
-	sel := selection{namespace: namespace, labels: labels.Everything(), fields: fields.Everything()}
-	if q.Get("continue") != "" {
-		// A limit is no promise: lists are whole, and nobody was given a token.
-		return sel, apierrors.NewBadRequest("continue key is not valid: it is not one of this server's")
-	}
+// selection reads labelSelector and fieldSelector. A field that objects of the
+// kind cannot be selected by is refused as kube-apiserver does.
+func (v *view) selection(q url.Values, namespace string) (selection, error) {
+	sel := selection{namespace: namespace, labels: labels.Everything(), fields: fields.Everything(), fieldsOf: v.fields}
 	if t := q.Get("labelSelector"); t != "" {
 		l, err := labels.Parse(t)
 		if err != nil {
@@ -43,7 +39,7 @@ func parseSelection(q url.Values, namespace string, known func() fields.Set) (se
 		if err != nil {
 			return sel, apierrors.NewBadRequest(err.Error())
 		}
-		have := known()
+		have := v.fields(v.empty())
 		for _, req := range f.Requirements() {
 			if _, ok := have[req.Field]; !ok {
 				return sel, apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s: choose one of %s",
@@ -55,14 +51,9 @@ func parseSelection(q url.Values, namespace string, known func() fields.Set) (se
 	return sel, nil
 }
 
-func (s selection) matchPod(p *v1.Pod) bool {
-	return (s.namespace == "" || s.namespace == p.Namespace) &&
-		s.labels.Matches(labels.Set(p.Labels)) && s.fields.Matches(podFields(p))
-}
-
-func (s selection) matchResource(o metav1.Object) bool {
+func (s selection) matches(o metav1.Object) bool {
 	return (s.namespace == "" || s.namespace == o.GetNamespace()) &&
-		s.labels.Matches(labels.Set(o.GetLabels())) && s.fields.Matches(resourceFields(o))
+		s.labels.Matches(labels.Set(o.GetLabels())) && (s.fields.Empty() || s.fields.Matches(s.fieldsOf(o)))
 }
 
 // resourceFields are the fields that kube-apiserver lets clients select other
@@ -75,13 +66,9 @@ func resourceFields(o metav1.Object) fields.Set {
 	return set
 }
 
-func (s selection) matchEvent(e *v1.Event) bool {
-	return (s.namespace == "" || s.namespace == e.Namespace) &&
-		s.labels.Matches(labels.Set(e.Labels)) && s.fields.Matches(eventFields(e))
-}
-
 // podFields are the fields that kube-apiserver lets clients select Pods by.
-func podFields(p *v1.Pod) fields.Set {
+func podFields(o metav1.Object) fields.Set {
+	p := o.(*v1.Pod)
 	ip := p.Status.PodIP
 	if ip == "" && len(p.Status.PodIPs) > 0 {
 		ip = p.Status.PodIPs[0].IP
@@ -101,7 +88,8 @@ func podFields(p *v1.Pod) fields.Set {
 }
 
 // eventFields are the fields that kube-apiserver lets clients select Events by.
-func eventFields(e *v1.Event) fields.Set {
+func eventFields(o metav1.Object) fields.Set {
+	e := o.(*v1.Event)
 	return fields.Set{
 		"metadata.name":                  e.Name,
 		"metadata.namespace":             e.Namespace,

@@ -103,6 +103,8 @@ type Server struct {
 	tls           *tls.Config
 	short, long   chan struct{}
 	bookmarkEvery time.Duration
+	views         []*view
+	snapshots     snapshots
 
 	mu        sync.Mutex
 	addrs     map[string]net.Addr
@@ -127,6 +129,7 @@ func New(o Options) (*Server, error) {
 		o: o, log: o.Log, addrs: map[string]net.Addr{}, listening: make(chan struct{}),
 		short: make(chan struct{}, maxShort), long: make(chan struct{}, maxLong), bookmarkEvery: time.Minute,
 	}
+	s.views, s.snapshots.now = s.makeViews(), o.Now
 	s.ending, s.end = context.WithCancel(context.Background())
 	if o.TCP.Listen != "" {
 		if err := s.secure(o.TCP); err != nil {

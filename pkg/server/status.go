@@ -70,12 +70,6 @@ func withDetail(msg string, err error) string {
 }
 
 func kindOf(what string) string {
-	switch what {
-	case "pods":
-		return "Pod"
-	case "events":
-		return "Event"
-	}
 	if k := kindNamed(what); k.Name != "" {
 		return k.Name
 	}
@@ -136,7 +130,7 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error, w
 	if nerr != nil {
 		f = format{media: mediaJSON}
 	}
-	write(w, f, int(st.Code), st)
+	write(w, f, int(st.Code), &st)
 }
 
 // success is the Status of a request that has no object to show.

@@ -2,10 +2,12 @@ package server
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -19,6 +21,15 @@ import (
 type tables struct {
 	now     time.Time
 	include metav1.IncludeObjectPolicy
+}
+
+func (s *Server) tables(r *http.Request) (tables, error) {
+	t := tables{now: s.o.Now(), include: metav1.IncludeObjectPolicy(r.URL.Query().Get("includeObject"))}
+	switch t.include {
+	case "", metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
+		return t, nil
+	}
+	return t, apierrors.NewBadRequest(fmt.Sprintf("unrecognized includeObject value: %q", t.include))
 }
 
 func column(name, format string, priority int32) metav1.TableColumnDefinition {
@@ -57,17 +68,14 @@ func table(columns []metav1.TableColumnDefinition, revision string, rows []metav
 }
 
 // object is what a row carries of its object: the metadata, all or nothing.
-func (t tables) object(o runtime.Object, m metav1.ObjectMeta) runtime.RawExtension {
+func (t tables) object(o manifest.Resource) runtime.RawExtension {
 	switch t.include {
 	case metav1.IncludeNone:
 		return runtime.RawExtension{}
 	case metav1.IncludeObject:
 		return runtime.RawExtension{Object: o}
 	}
-	return runtime.RawExtension{Object: &metav1.PartialObjectMetadata{
-		TypeMeta:   metav1.TypeMeta{APIVersion: metav1.SchemeGroupVersion.String(), Kind: "PartialObjectMetadata"},
-		ObjectMeta: m,
-	}}
+	return runtime.RawExtension{Object: metadataOf(o)}
 }
 
 // age is how long ago something was, as kubectl prints it.
@@ -78,7 +86,8 @@ func (t tables) age(at time.Time) string {
 	return duration.HumanDuration(t.now.Sub(at))
 }
 
-func (t tables) pod(p *v1.Pod) metav1.TableRow {
+func (t tables) pod(o manifest.Resource) metav1.TableRow {
+	p := o.(*v1.Pod)
 	sum := pod.Summarise(p)
 	ip := ""
 	if len(p.Status.PodIPs) > 0 {
@@ -89,7 +98,7 @@ func (t tables) pod(p *v1.Pod) metav1.TableRow {
 			p.Name, fmt.Sprintf("%d/%d", sum.Ready, sum.Total), sum.Status, sum.RestartsText(t.now), t.age(p.CreationTimestamp.Time),
 			orNone(ip), orNone(p.Spec.NodeName), orNone(p.Status.NominatedNodeName), pod.ReadinessGates(p),
 		},
-		Object: t.object(p, p.ObjectMeta),
+		Object: t.object(p),
 	}
 	if pod.IsTerminal(p.Status.Phase) {
 		row.Conditions = []metav1.TableRowCondition{{
@@ -120,11 +129,7 @@ func (t tables) resource(o manifest.Resource) metav1.TableRow {
 	for _, c := range api.Cells(o, t.age(o.GetCreationTimestamp().Time)) {
 		cells = append(cells, c)
 	}
-	var m metav1.ObjectMeta
-	if a, ok := o.(metav1.ObjectMetaAccessor); ok {
-		m = *a.GetObjectMeta().(*metav1.ObjectMeta)
-	}
-	return metav1.TableRow{Cells: cells, Object: t.object(o, m)}
+	return metav1.TableRow{Cells: cells, Object: t.object(o)}
 }
 
 func orNone(s string) string {
@@ -134,7 +139,8 @@ func orNone(s string) string {
 	return s
 }
 
-func (t tables) event(e *v1.Event) metav1.TableRow {
+func (t tables) event(o manifest.Resource) metav1.TableRow {
+	e := o.(*v1.Event)
 	first, last, count := e.FirstTimestamp.Time, e.LastTimestamp.Time, e.Count
 	if first.IsZero() {
 		first = e.EventTime.Time
@@ -164,6 +170,6 @@ func (t tables) event(e *v1.Event) metav1.TableRow {
 			t.age(last), e.Type, e.Reason, target, e.InvolvedObject.FieldPath, source,
 			strings.TrimSpace(e.Message), t.age(first), int64(max(count, 1)), e.Name,
 		},
-		Object: t.object(e, e.ObjectMeta),
+		Object: t.object(e),
 	}
 }

@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-const asTable = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+const acceptTable = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 // row is a row of a Table as people read it.
 func row(r metav1.TableRow, cells int) string {
@@ -111,7 +111,7 @@ func TestTables(t *testing.T) {
 	table := func(path string) metav1.Table {
 		t.Helper()
 		var tab metav1.Table
-		s.call(t, "GET", path, "", "Accept", asTable).code(200).into(&tab)
+		s.call(t, "GET", path, "", "Accept", acceptTable).code(200).into(&tab)
 		if tab.Kind != "Table" || tab.APIVersion != "meta.k8s.io/v1" || tab.ResourceVersion == "" {
 			t.Errorf("%s: %+v of version %q", path, tab.TypeMeta, tab.ResourceVersion)
 		}
@@ -148,10 +148,10 @@ func TestTables(t *testing.T) {
 		}
 	}
 	for _, path := range []string{podsPath, podsPath + "/web"} {
-		s.call(t, "GET", path+"?includeObject=Everything", "", "Accept", asTable).status(400, metav1.StatusReasonBadRequest)
+		s.call(t, "GET", path+"?includeObject=Everything", "", "Accept", acceptTable).status(400, metav1.StatusReasonBadRequest)
 	}
 
-	w := s.watch(t, podsPath+"?watch=1&allowWatchBookmarks=true&sendInitialEvents=true", "Accept", asTable)
+	w := s.watch(t, podsPath+"?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan", "Accept", acceptTable)
 	s.status(t, "web", phase(v1.PodSucceeded))
 	for i, want := range []string{"ADDED", "BOOKMARK", "MODIFIED"} {
 		x := w.next()
@@ -192,11 +192,11 @@ func TestEventRow(t *testing.T) {
 	for _, path := range []string{"/api/v1/events", "/api/v1/events?watch=1"} {
 		var got metav1.Table
 		if strings.Contains(path, "watch") {
-			if err := json.Unmarshal(s.watch(t, path, "Accept", asTable).next().Object, &got); err != nil {
+			if err := json.Unmarshal(s.watch(t, path, "Accept", acceptTable).next().Object, &got); err != nil {
 				t.Fatal(err)
 			}
 		} else {
-			s.call(t, "GET", path, "", "Accept", asTable).code(200).into(&got)
+			s.call(t, "GET", path, "", "Accept", acceptTable).code(200).into(&got)
 		}
 		if got.Kind != "Table" || len(got.Rows) != 1 || len(got.Rows[0].Cells) != len(got.ColumnDefinitions) || got.Rows[0].Cells[2] != "Started" {
 			t.Errorf("%s: %+v", path, got)
@@ -204,7 +204,7 @@ func TestEventRow(t *testing.T) {
 	}
 	list, _ := s.events.List()
 	var got metav1.Table
-	s.call(t, "GET", "/api/v1/namespaces/default/events/"+list[0].Name, "", "Accept", asTable).code(200).into(&got)
+	s.call(t, "GET", "/api/v1/namespaces/default/events/"+list[0].Name, "", "Accept", acceptTable).code(200).into(&got)
 	if len(got.Rows) != 1 || got.Rows[0].Cells[9] != list[0].Name {
 		t.Errorf("one event: %+v", got.Rows)
 	}

@@ -12,13 +12,15 @@ import (
 	"strconv"
 	"time"
 
-	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/watch"
 
-	"github.com/nodeagent/nodeagent/pkg/store"
+	"github.com/nodeagent/nodeagent/pkg/manifest"
 )
 
 const (
@@ -53,6 +55,13 @@ func parseWatch(q url.Values) (watchOptions, error) {
 	if o.listEnd, err = boolParam(q, "sendInitialEvents"); err != nil {
 		return o, err
 	}
+	match := metav1.ResourceVersionMatch(q.Get("resourceVersionMatch"))
+	switch {
+	case q.Has("sendInitialEvents") && match != metav1.ResourceVersionMatchNotOlderThan:
+		return o, forbiddenOption("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+	case !q.Has("sendInitialEvents") && match != "":
+		return o, forbiddenOption("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
+	}
 	if t, err := intParam(q, "timeoutSeconds"); err != nil {
 		return o, err
 	} else if t != nil && *t > 0 {
@@ -69,7 +78,12 @@ func parseWatch(q url.Values) (watchOptions, error) {
 	return o, nil
 }
 
-// watcher writes watch events as JSON frames.
+func forbiddenOption(why string) error {
+	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "",
+		field.ErrorList{field.Forbidden(field.NewPath("resourceVersionMatch"), why)})
+}
+
+// watcher writes watch events as frames of JSON or protobuf.
 type watcher struct {
 	w     http.ResponseWriter
 	rc    *http.ResponseController
@@ -95,7 +109,10 @@ func (s *Server) newWatcher(w http.ResponseWriter, r *http.Request) (*watcher, e
 // begin sends the head, so that the client knows that the watch stands.
 func (x *watcher) begin() error {
 	h := x.w.Header()
-	h.Set("Content-Type", mediaJSON)
+	h.Set("Content-Type", x.f.media)
+	if x.f.media == mediaProtobuf {
+		h.Set("Content-Type", mediaProtobuf+";stream=watch")
+	}
 	h.Set("Cache-Control", "no-cache, private")
 	x.w.WriteHeader(http.StatusOK)
 	return x.flush()
@@ -110,26 +127,34 @@ func (x *watcher) flush() error {
 
 // send writes one frame.
 func (x *watcher) send(t watch.EventType, object any) error {
-	b, err := json.Marshal(struct {
-		Type   watch.EventType `json:"type"`
-		Object any             `json:"object"`
-	}{t, object})
+	b, err := x.frame(t, object)
 	if err != nil {
 		return err
 	}
 	// Not every writer can have a deadline; a real connection can.
 	_ = x.rc.SetWriteDeadline(x.s.o.Now().Add(streamWriteTimeout))
-	if _, err := x.w.Write(append(b, '\n')); err != nil {
+	if _, err := x.w.Write(b); err != nil {
 		return err
 	}
 	return x.flush()
+}
+
+func (x *watcher) frame(t watch.EventType, object any) ([]byte, error) {
+	if x.f.media == mediaProtobuf {
+		return protobufFrame(t, object)
+	}
+	b, err := json.Marshal(struct {
+		Type   watch.EventType `json:"type"`
+		Object any             `json:"object"`
+	}{t, object})
+	return append(b, '\n'), err
 }
 
 // fail tells an error inside the stream and ends it.
 func (x *watcher) fail(err error) error {
 	st := toStatus(err, "", "")
 	st.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
-	return x.send(watch.Error, st)
+	return x.send(watch.Error, &st)
 }
 
 // row wraps a row as a Table; only the first one of a watch has columns.
@@ -141,36 +166,44 @@ func (x *watcher) row(columns []metav1.TableColumnDefinition, rv string, row met
 	return table(columns, rv, []metav1.TableRow{row})
 }
 
-func (x *watcher) pod(t watch.EventType, p *v1.Pod, revision uint64) error {
-	p = shown(p)
-	if revision != 0 {
-		p.ResourceVersion = strconv.FormatUint(revision, 10)
+// object sends one object in the form that the client wants.
+func (x *watcher) object(t watch.EventType, v *view, o manifest.Resource) error {
+	switch x.f.as {
+	case asTable:
+		return x.send(t, x.row(v.columns, o.GetResourceVersion(), v.row(x.t, o)))
+	case asMetadata:
+		return x.send(t, metadataOf(o))
 	}
-	if x.f.table {
-		return x.send(t, x.row(podColumns(), p.ResourceVersion, x.t.pod(p)))
-	}
-	return x.send(t, p)
+	return x.send(t, o)
 }
 
 // bookmark tells how far the watch has come.
-func (x *watcher) bookmark(kind string, end bool) error {
-	m := metav1.PartialObjectMetadata{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: kind},
-		ObjectMeta: metav1.ObjectMeta{ResourceVersion: strconv.FormatUint(x.rev, 10)},
-	}
+func (x *watcher) bookmark(v *view, end bool) error {
+	var annotations map[string]string
 	if end {
-		m.Annotations = map[string]string{initialEventsEnd: "true"}
+		annotations = map[string]string{initialEventsEnd: "true"}
 	}
-	if x.f.table {
-		return x.send(watch.Bookmark, table(nil, m.ResourceVersion, nil))
+	o := v.empty()
+	o.SetResourceVersion(strconv.FormatUint(x.rev, 10))
+	o.SetAnnotations(annotations)
+	switch x.f.as {
+	case asTable:
+		t := table(nil, o.GetResourceVersion(), nil)
+		if end {
+			// Where else a table has room for it; kube-apiserver does the same.
+			t.Rows = append(t.Rows, metav1.TableRow{Cells: make([]any, len(v.columns)), Object: runtime.RawExtension{Object: metadataOf(o)}})
+		}
+		return x.send(watch.Bookmark, t)
+	case asMetadata:
+		return x.send(watch.Bookmark, metadataOf(o))
 	}
-	return x.send(watch.Bookmark, m)
+	return x.send(watch.Bookmark, o)
 }
 
-// watchPods streams what happens to the selected pods until the client goes,
-// the timeout comes, or the server ends.
-func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, namespace string) error {
-	sel, err := parseSelection(r.URL.Query(), namespace, knownPodFields)
+// watchObjects streams what happens to the selected objects until the client
+// goes, the timeout comes, or the server ends.
+func (s *Server) watchObjects(w http.ResponseWriter, r *http.Request, v *view, namespace string) error {
+	sel, err := v.selection(r.URL.Query(), namespace)
 	if err != nil {
 		return err
 	}
@@ -184,12 +217,12 @@ func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, namespace str
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), o.timeout)
 	defer cancel()
-	records, revision := s.o.Pods.List()
+	records, revision := v.list()
 	if o.now {
 		o.since = revision
 	}
 	x.rev = o.since
-	changes, err := s.o.Pods.Watch(ctx, o.since)
+	changes, err := v.watch(ctx, o.since)
 	if berr := x.begin(); berr != nil {
 		return nil // from here on the client has its answer; errors end the stream
 	}
@@ -198,23 +231,17 @@ func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, namespace str
 		return nil
 	}
 	// A client that is cut off here goes on from the last one it was sent.
-	slices.SortFunc(records, func(a, b store.Record) int { return cmp.Compare(revisionOf(a.Pod), revisionOf(b.Pod)) })
-	m := newMatcher(sel, func(o metav1.Object) bool { return sel.matchPod(o.(*v1.Pod)) })
+	slices.SortStableFunc(records, func(a, b record) int { return cmp.Compare(revisionOf(a.object), revisionOf(b.object)) })
+	m := newMatcher(sel)
 	for _, rec := range records {
-		if m.begin(rec.Pod, o) && x.pod(watch.Added, rec.Pod, 0) != nil {
+		if m.begin(rec.object, o) && x.object(watch.Added, v, rec.object) != nil {
 			return nil
 		}
 	}
-	if o.listEnd && x.bookmark("Pod", true) != nil {
+	if o.listEnd && x.bookmark(v, true) != nil {
 		return nil
 	}
-	follow(s, r, x, o, "Pod", changes, func(c store.Change) error {
-		x.rev = max(x.rev, c.Revision)
-		if t, send := m.judge(c.Type, c.Record.Pod); send {
-			return x.pod(t, c.Record.Pod, c.Revision)
-		}
-		return nil
-	})
+	s.follow(r, x, o, v, m, changes)
 	return nil
 }
 
@@ -226,7 +253,7 @@ func revisionOf(o metav1.Object) uint64 {
 
 // follow sends what happens, with bookmarks in between, until the client goes,
 // the timeout comes, or the server ends.
-func follow[C any](s *Server, r *http.Request, x *watcher, o watchOptions, kind string, changes <-chan C, send func(C) error) {
+func (s *Server) follow(r *http.Request, x *watcher, o watchOptions, v *view, m *matcher, changes <-chan change) {
 	tick := time.NewTicker(s.bookmarkEvery)
 	defer tick.Stop()
 	for {
@@ -236,15 +263,16 @@ func follow[C any](s *Server, r *http.Request, x *watcher, o watchOptions, kind 
 				// Ended: by the timeout, or because we were too slow; the client
 				// goes on from the last revision it saw.
 				if o.bookmarks && r.Context().Err() == nil {
-					_ = x.bookmark(kind, false)
+					_ = x.bookmark(v, false)
 				}
 				return
 			}
-			if send(c) != nil {
+			x.rev = max(x.rev, c.revision)
+			if t, send := m.judge(c.what, c.object); send && x.object(t, v, c.object) != nil {
 				return
 			}
 		case <-tick.C:
-			if o.bookmarks && x.bookmark(kind, false) != nil {
+			if o.bookmarks && x.bookmark(v, false) != nil {
 				return
 			}
 		}
@@ -254,15 +282,14 @@ func follow[C any](s *Server, r *http.Request, x *watcher, o watchOptions, kind 
 // matcher turns the store's changes into what a client with a selector has to
 // see: an object that stops matching is deleted for it, one that starts is added.
 type matcher struct {
-	sel   selection
-	match func(metav1.Object) bool
+	sel selection
 	// known says for each object that was seen whether the client has it; one that
 	// is missing may be either.
 	known map[types.UID]bool
 }
 
-func newMatcher(sel selection, match func(metav1.Object) bool) *matcher {
-	return &matcher{sel: sel, match: match, known: map[types.UID]bool{}}
+func newMatcher(sel selection) *matcher {
+	return &matcher{sel: sel, known: map[types.UID]bool{}}
 }
 
 // begin says whether an object is one of the initial ones to send. Of a client
@@ -270,7 +297,7 @@ func newMatcher(sel selection, match func(metav1.Object) bool) *matcher {
 // object has not changed since.
 func (m *matcher) begin(p metav1.Object, o watchOptions) bool {
 	if o.initial || revisionOf(p) <= o.since {
-		m.known[p.GetUID()] = m.match(p)
+		m.known[p.GetUID()] = m.sel.matches(p)
 	}
 	return o.initial && m.known[p.GetUID()]
 }
@@ -279,7 +306,7 @@ func (m *matcher) begin(p metav1.Object, o watchOptions) bool {
 func (m *matcher) judge(change string, p metav1.Object) (watch.EventType, bool) {
 	uid := p.GetUID()
 	had, seen := m.known[uid]
-	matches := m.match(p)
+	matches := m.sel.matches(p)
 	if m.sel.namespace != "" && p.GetNamespace() != m.sel.namespace {
 		return "", false
 	}

@@ -226,7 +226,7 @@ func TestWatchBookmarks(t *testing.T) {
 	if o := w.want("BOOKMARK"); o.Metadata.Annotations[metav1.InitialEventsAnnotationKey] != "true" {
 		t.Errorf("the end of the list is not marked: %+v", o.Metadata)
 	}
-	w = s.watch(t, podsPath+"?watch=1&sendInitialEvents=false")
+	w = s.watch(t, podsPath+"?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan")
 	s.create(t, "new", "")
 	w.want("ADDED new")
 }
@@ -288,11 +288,12 @@ func TestWatchFallsBehind(t *testing.T) {
 // TestMatcher goes through what a change of a pod means to a client with a
 // selector, by what it knows.
 func TestMatcher(t *testing.T) {
-	sel, err := parseSelection(map[string][]string{"labelSelector": {"a=b"}}, "default", knownPodFields)
+	pods := &view{servedKind: podKind, fields: podFields}
+	sel, err := pods.selection(map[string][]string{"labelSelector": {"a=b"}}, "default")
 	if err != nil {
 		t.Fatal(err)
 	}
-	named, err := parseSelection(map[string][]string{"fieldSelector": {"metadata.name=web"}}, "", knownPodFields)
+	named, err := pods.selection(map[string][]string{"fieldSelector": {"metadata.name=web"}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +325,7 @@ func TestMatcher(t *testing.T) {
 		{named, unknown, store.Modified, no, ""},
 		{named, unknown, store.Modified, yes, "MODIFIED"},
 	} {
-		m := &matcher{sel: tt.sel, known: maps.Clone(tt.known), match: func(o metav1.Object) bool { return tt.sel.matchPod(o.(*v1.Pod)) }}
+		m := &matcher{sel: tt.sel, known: maps.Clone(tt.known)}
 		got, send := m.judge(tt.change, tt.pod)
 		if !send {
 			got = ""
