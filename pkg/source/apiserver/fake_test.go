@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -16,10 +17,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 )
 
 // server is an API server that keeps four kinds in memory, with revisions,
@@ -37,6 +40,8 @@ type server struct {
 	history  []event
 	status   map[string]int // of a resource: what it is refused with
 	plain    bool           // knows no streaming lists
+	protobuf bool           // lists are in protobuf
+	cut      int            // if set, so many bytes are missing at the end of Services in protobuf
 	breakAt  int            // if set, lists of Services break off after so many
 	token    string         // what clients have to bring
 	requests []string
@@ -216,6 +221,15 @@ func typed(resource string, o runtime.Object) runtime.Object {
 func (s *server) list(w http.ResponseWriter, resource, selector string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.protobuf {
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+		b := s.protobufLocked(resource, selector)
+		if resource == Services {
+			b = b[:len(b)-s.cut]
+		}
+		_, _ = w.Write(b) // a client that went away is none of its business
+		return
+	}
 	items := []any{}
 	for _, o := range s.sortedLocked(resource, selector) {
 		items = append(items, typed(resource, o))
@@ -225,6 +239,26 @@ func (s *server) list(w http.ResponseWriter, resource, selector string) {
 		"apiVersion": versions[resource][0], "kind": versions[resource][1] + "List",
 		"metadata": map[string]any{"resourceVersion": strconv.Itoa(s.revision)}, "items": items,
 	})
+}
+
+func (s *server) protobufLocked(resource, selector string) []byte {
+	lists := map[string]runtime.Object{
+		Services: &corev1.ServiceList{}, EndpointSlices: &discoveryv1.EndpointSliceList{}, Nodes: &corev1.NodeList{}, ServiceCIDRs: &networkingv1.ServiceCIDRList{},
+	}
+	all := lists[resource]
+	m, err := meta.ListAccessor(all)
+	if err == nil {
+		m.SetResourceVersion(strconv.Itoa(s.revision))
+		err = meta.SetList(all, s.sortedLocked(resource, selector))
+	}
+	var b bytes.Buffer
+	if err == nil {
+		err = protobuf.NewSerializer(nil, runtime.NewScheme()).Encode(all, &b)
+	}
+	if err != nil {
+		s.t.Errorf("encode %s: %v", resource, err)
+	}
+	return b.Bytes()
 }
 
 func (s *server) sortedLocked(resource, selector string) (out []runtime.Object) {

@@ -50,7 +50,8 @@ type input struct {
 	store   cache.ReflectorStore
 	// denied, if set, makes do without the resource: an older API server has
 	// none, and a user may be granted Services only.
-	denied func()
+	denied  func()
+	listing sync.Mutex // held while ask runs
 
 	mu      sync.Mutex
 	synced  bool
@@ -101,8 +102,7 @@ func (in *input) reflector(cl *client) *cache.Reflector {
 	backoff := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: 6, Cap: 10 * time.Second, Jitter: 0.5}
 	return cache.NewReflectorWithOptions(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list := in.list()
-			err := cl.get(in.version, in.name, in.narrow(&o)).Do(ctx).Into(list)
+			list, err := in.ask(ctx, cl, in.narrow(&o))
 			return list, in.outcome(ctx, err)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {

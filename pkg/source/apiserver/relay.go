@@ -30,11 +30,10 @@ func newRelay(in *input, sink Sink, trim func(any), tombstone func(metav1.Object
 	return &relay{input: in, sink: sink, trim: trim, tombstone: tombstone, known: map[servicemap.Name]struct{}{}}
 }
 
-// Transformer implements cache.TransformingStore: it sees each object of a
-// streaming list while the reflector still collects them. Until a first list is
-// complete nothing is applied, so the objects go on to the sink at once and the
-// reflector collects names; later ones wait for the rest, without what the proxy
-// does not read.
+// Transformer implements cache.TransformingStore: it sees each object of a list
+// while the list still comes in. Until a first list is complete nothing is
+// applied, so the objects go on to the sink at once and the reflector collects
+// names; later ones wait for the rest, without what the proxy does not read.
 func (r *relay) Transformer() cache.TransformFunc {
 	return func(object any) (any, error) {
 		r.mu.Lock()
@@ -48,7 +47,7 @@ func (r *relay) Transformer() cache.TransformFunc {
 		if err == nil {
 			err = r.Update(object)
 		}
-		return &metav1.ObjectMeta{Namespace: name.Namespace.Value(), Name: name.Name}, err
+		return &given{&nothing, name}, err
 	}
 }
 
@@ -103,7 +102,7 @@ func (r *relay) Replace(objects []any, _ string) error {
 			}
 		}
 		for _, object := range objects {
-			if _, given := object.(*metav1.ObjectMeta); !given {
+			if _, done := object.(*given); !done {
 				r.sink.Upsert(object)
 			}
 		}
@@ -117,6 +116,9 @@ func (r *relay) Replace(objects []any, _ string) error {
 func (r *relay) Resync() error { return nil }
 
 func nameOf(object any) (servicemap.Name, error) {
+	if g, done := object.(*given); done {
+		return g.name, nil
+	}
 	o, ok := object.(metav1.Object)
 	if !ok {
 		return servicemap.Name{}, fmt.Errorf("the API server sent a %T", object)

@@ -122,7 +122,11 @@ func (s *Source) follow(ctx context.Context, cl *client) (stop func()) {
 	ctx = withLog(ctx, s.o.Log)
 	var wg sync.WaitGroup
 	for _, in := range s.inputs {
-		wg.Go(func() { in.reflector(cl).RunWithContext(ctx) })
+		wg.Go(func() {
+			in.reflector(cl).RunWithContext(ctx)
+			in.listing.Lock() // a list that has begun ends
+			defer in.listing.Unlock()
+		})
 	}
 	return func() {
 		cancel()

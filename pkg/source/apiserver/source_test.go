@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/pem"
@@ -21,6 +22,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/clock"
 )
 
@@ -209,10 +211,10 @@ func serviceCIDR(name string, cidrs ...string) *networkingv1.ServiceCIDR {
 }
 
 func TestFollow(t *testing.T) {
-	for _, plain := range []bool{false, true} {
-		t.Run(fmt.Sprintf("plain lists %t", plain), func(t *testing.T) {
+	for _, lists := range []string{"streamed", "plain", "protobuf"} {
+		t.Run(lists, func(t *testing.T) {
 			s := newServer(t)
-			s.plain = plain
+			s.plain, s.protobuf = lists != "streamed", lists == "protobuf"
 			s.put(service("s1"), slice("e1"), service("other", "service.kubernetes.io/service-proxy-name"),
 				service("headless", corev1.IsHeadlessService), node("n1"), serviceCIDR("b", "10.97.0.0/16"), serviceCIDR("a", "10.96.0.0/16", "fd00::/112"))
 			r := run(t, s)
@@ -263,19 +265,53 @@ func TestStreamedObjects(t *testing.T) {
 	}
 }
 
+// TestPlainListCut: the part of a list is an error, wherever it ends.
+func TestPlainListCut(t *testing.T) {
+	s := newServer(t)
+	s.put(service("s1"), service("s2"))
+	all := s.protobufLocked(Services, "")
+	in := newInputs(New(Options{}))[0]
+	for n := range len(all) + 1 {
+		var got []string
+		var about metav1.ListMeta
+		err := in.decode(bytes.NewReader(all[:n]), &about, func(o runtime.Object) error {
+			got = append(got, o.(*corev1.Service).Name)
+			return nil
+		})
+		complete := len(got) == 2 && about.ResourceVersion == "3"
+		if err == nil && !complete {
+			t.Errorf("%d of %d bytes are taken for the whole: %v", n, len(all), got)
+		}
+		if n == len(all) && err != nil {
+			t.Error(err)
+		}
+	}
+	if err := in.decode(strings.NewReader("k8s\x00\x12\xff\xff\xff\xff\x7f\x12\xff\xff\xff\xff\x0f"), nil, nil); err == nil {
+		t.Error("an object of 4 GB is no error")
+	}
+}
+
 // TestFirstListInterrupted: what a list that broke off has told of is deleted
 // when the next one does not have it.
 func TestFirstListInterrupted(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		t.Run(fmt.Sprintf("plain %t", plain), func(t *testing.T) { firstListInterrupted(t, plain) })
+	}
+}
+
+func firstListInterrupted(t *testing.T, plain bool) {
 	s := newServer(t)
 	s.put(service("s1"), service("s2"))
-	s.breakAt = 1
+	if s.breakAt = 1; plain {
+		s.plain, s.protobuf, s.breakAt, s.cut = true, true, 0, 40
+	}
 	r := run(t, s)
 	r.awaitNames("the half of a list", "Service d/s1")
 	if r.source.State().Synced {
 		t.Error("the half of a list is taken for all")
 	}
 	s.remove(service("s1"))
-	s.edit(func() { s.breakAt = 0 })
+	s.edit(func() { s.breakAt, s.cut = 0, 0 })
 	r.awaitSynced()
 	r.awaitNames("the whole", "Service d/s2")
 }
