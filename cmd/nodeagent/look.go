@@ -12,7 +12,7 @@ func (a *app) getCmd() *cobra.Command {
 	cl, o := &client{app: a}, cli.GetOptions{}
 	c := &cobra.Command{
 		Use:   "get TYPE [NAME…]",
-		Short: "List pods, services, endpoints, containers, images, volumes, events or sources",
+		Short: "List pods, services, configuration, volumes, containers, images, events or sources",
 		Example: `  # pods of all namespaces with their addresses
   nodeagent get pods -A -o wide
 
@@ -52,7 +52,7 @@ func (a *app) describeCmd() *cobra.Command {
 	cl := &client{app: a}
 	c := &cobra.Command{
 		Use:   "describe TYPE [NAME…]",
-		Short: "Show everything about pods or services, with their events",
+		Short: "Show everything about pods, services and other objects, with their events",
 		Example: `  nodeagent describe pod web
   nodeagent describe pods -n kube-system
   nodeagent describe service web`,

@@ -42,7 +42,7 @@ func (a *agent) openStore(revisions *journal.Counter) (*store.Store, error) {
 	}
 	decls = append(decls, store.SourceDecl{Name: store.SourcePush, Target: filepath.Join(a.cfg.RunDir, socketName)})
 	return store.Open(store.Options{
-		Dir: a.statePath(podsDir), ResourceDir: a.statePath(resourcesDir), NodeName: a.cfg.NodeName, Sources: decls, Revisions: revisions,
+		Dir: a.statePath(podsDir), ResourceDir: a.statePath(resourcesDir), SecretDir: secretFolder(a.cfg.RunDir), NodeName: a.cfg.NodeName, Sources: decls, Revisions: revisions,
 		Decode: manifest.Decode, Equal: manifest.SemanticEqual, Reconsider: podworker.IsRefusal, Clock: time.Now, Log: a.log,
 	})
 }

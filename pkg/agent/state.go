@@ -149,3 +149,16 @@ func settleRuntime(cfg *config.NodeAgentConfiguration, hasPods bool) (endpoint s
 func cannotChange(field string, from, to any) error {
 	return fmt.Errorf("%s cannot change while pods run (%v to %v): stop the agent, run nodeagent cleanup with the old configuration, and start it again", field, from, to)
 }
+
+// secretFolder is where Secrets may be noted down: below the run folder if that is
+// in memory, else nowhere.
+func secretFolder(runDir string) string {
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return "" // the socket's listener says so
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(runDir, &st); err != nil || st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC {
+		return ""
+	}
+	return filepath.Join(runDir, "secrets")
+}

@@ -120,7 +120,7 @@ func (c *CLI) Apply(ctx context.Context, args []string, namespaceGiven bool) err
 		for _, o := range objects {
 			count++
 			key := o.Key()
-			if namespaceGiven && key.Namespace != c.Namespace {
+			if namespaceGiven && key.Namespace != "" && key.Namespace != c.Namespace {
 				Report(c.Err, fmt.Errorf("%s:%d: %s %s is for namespace %q, not %q", f.name, o.Line, o.Kind(), key.Name, key.Namespace, c.Namespace))
 				failed = true
 				continue

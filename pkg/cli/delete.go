@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/cli/table"
+	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
@@ -110,7 +111,10 @@ func (c *CLI) deleteAll(ctx context.Context, keys []target, o DeleteOptions) err
 		if o.Force && k.kind == "Pod" {
 			word = "force deleted"
 		}
-		fmt.Fprintf(c.Out, "%s %q %s from %s namespace\n", strings.ToLower(k.kind), table.Safe(k.Name), word, table.Safe(k.Namespace))
+		if manifest.IsNamespaced(k.kind) {
+			word += " from " + table.Safe(k.Namespace) + " namespace"
+		}
+		fmt.Fprintf(c.Out, "%s %q %s\n", strings.ToLower(k.kind), table.Safe(k.Name), word)
 		deleted[k] = uid
 	}
 	if o.Wait {

@@ -38,7 +38,7 @@ func kindPath(kind, namespace string) string {
 		if strings.Contains(k.APIVersion, "/") {
 			root = "/apis/"
 		}
-		if namespace != "" {
+		if namespace != "" && k.Namespaced {
 			return root + k.APIVersion + "/namespaces/" + url.PathEscape(namespace) + "/" + k.Resource
 		}
 		return root + k.APIVersion + "/" + k.Resource
@@ -54,14 +54,11 @@ type target struct {
 
 func (t target) path() string { return kindPath(t.kind, t.Namespace) + "/" + url.PathEscape(t.Name) }
 
-// shortNames are kubectl's.
-var shortNames = map[string]string{"services": "svc", "endpoints": "ep"}
-
 // kindResource is a kind that is no Pod.
 func kindResource(k manifest.Kind) resource {
 	names := []string{k.Resource, strings.ToLower(k.Name)}
-	if short := shortNames[k.Resource]; short != "" {
-		names = append(names, short)
+	if k.Short != "" {
+		names = append(names, k.Short)
 	}
 	decode := func(raw []byte) (any, error) {
 		o := manifest.New(k.Name)
@@ -70,10 +67,14 @@ func kindResource(k manifest.Kind) resource {
 		}
 		return o, nil
 	}
+	var namespace func(any) string
+	if k.Namespaced {
+		namespace = func(o any) string { return o.(manifest.Resource).GetNamespace() }
+	}
 	return resource{
 		kind: strings.ToLower(k.Name), object: k.Name, names: names, watched: true, decode: decode,
 		path:      func(namespace string) string { return kindPath(k.Name, namespace) },
-		namespace: func(o any) string { return o.(manifest.Resource).GetNamespace() },
+		namespace: namespace,
 		ids:       func(o any) []string { return []string{o.(manifest.Resource).GetName()} },
 		headers: func(wide bool) (out []string) {
 			for _, c := range api.Columns(k.Name) {
@@ -208,16 +209,23 @@ func (c *CLI) describeResource(ctx context.Context, res resource, o manifest.Res
 	}
 	d := page{tabwriter.NewWriter(c.Out, 0, 8, 2, ' ', 0)}
 	d.line(0, "Name:\t%s", o.GetName())
-	d.line(0, "Namespace:\t%s", o.GetNamespace())
+	if res.namespace != nil {
+		d.line(0, "Namespace:\t%s", o.GetNamespace())
+	}
 	d.words("Labels", pairs(o.GetLabels(), "="))
 	d.words("Annotations", pairs(o.GetAnnotations(), ": "))
-	if s, ok := o.(*v1.Service); ok {
-		ready, err := c.serviceEndpoints(ctx, s)
+	switch o := o.(type) {
+	case *v1.Service:
+		ready, err := c.serviceEndpoints(ctx, o)
 		if err != nil {
 			return err
 		}
-		d.service(s, ready)
-	} else {
+		d.service(o, ready)
+	case *v1.ConfigMap:
+		d.configMap(o)
+	case *v1.Secret:
+		d.secret(o)
+	default:
 		cells := res.cells(o, c.Now(), true)
 		for i, h := range res.headers(true) {
 			if h != "NAME" && h != "PROBLEM" {

@@ -250,7 +250,11 @@ func objectName(n *node) string {
 		name += "*"
 	}
 	ns := meta.str("namespace")
-	if _, known := findKind(n.str("apiVersion"), n.str("kind")); ns == "" && (known || n.str("kind") == "Pod") {
+	k, known := findKind(n.str("apiVersion"), n.str("kind"))
+	switch {
+	case k.cluster:
+		ns = ""
+	case ns == "" && (known || n.str("kind") == "Pod"):
 		ns = pod.DefaultNamespace
 	}
 	if ns != "" {
@@ -289,7 +293,7 @@ var podType = reflect.TypeFor[v1.Pod]()
 
 // pod decodes, defaults and validates one Pod document.
 func (d *decoder) pod(n *node) {
-	n = d.complete(n)
+	n = d.complete(n, true)
 	p := &v1.Pod{}
 	o, ok := d.read(n, podType, p)
 	if !ok {
@@ -310,13 +314,17 @@ func (d *decoder) pod(n *node) {
 
 // resource decodes, defaults and validates one document of another kind.
 func (d *decoder) resource(n *node, k kind) {
-	n = d.complete(n)
+	n = d.complete(n, !k.cluster)
 	r := k.make()
 	o, ok := d.read(n, k.typ(), r)
 	if !ok {
 		return
 	}
-	if r.GetNamespace() == "" {
+	switch {
+	case k.cluster:
+		// As the API server does; tools write one into everything.
+		r.SetNamespace("")
+	case r.GetNamespace() == "":
 		r.SetNamespace(pod.DefaultNamespace)
 	}
 	if r.GetUID() == "" {
@@ -362,7 +370,7 @@ func (d *decoder) read(n *node, t reflect.Type, into any) (o Object, ok bool) {
 }
 
 // complete adds what the push source supplies to the document itself.
-func (d *decoder) complete(n *node) *node {
+func (d *decoder) complete(n *node, namespaced bool) *node {
 	meta := n.get("metadata")
 	if meta != nil && meta.kind != kindMap {
 		return n
@@ -374,7 +382,7 @@ func (d *decoder) complete(n *node) *node {
 		meta = meta.with(key, &node{kind: kindString, line: meta.line, text: value, cost: len(value) + 2})
 		n = n.with("metadata", meta)
 	}
-	if d.opts.Namespace != "" && isUnset(meta, "namespace") {
+	if d.opts.Namespace != "" && namespaced && isUnset(meta, "namespace") {
 		set("namespace", d.opts.Namespace)
 	}
 	if d.opts.UID != "" && isUnset(meta, "uid") {

@@ -14,15 +14,14 @@ import (
 
 func endpointsKind() kind {
 	return kind{
-		apiVersion: "v1", name: "Endpoints", resource: "endpoints", empty: &v1.Endpoints{}, fields: endpointsFields, nameRule: apivalidation.NameIsDNSSubdomain,
-		complete: func(r Resource) { defaultEndpoints(r.(*v1.Endpoints)) },
+		apiVersion: "v1", name: "Endpoints", resource: "endpoints", short: "ep", empty: &v1.Endpoints{}, fields: endpointsFields, nameRule: apivalidation.NameIsDNSSubdomain,
+		complete: func(r Resource) { defaultEndpoints(r.(*v1.Endpoints)) }, recheckMeta: true,
 		validate: func(now, old Resource) field.ErrorList {
 			e := now.(*v1.Endpoints)
-			errs := apivalidation.ValidateObjectMeta(&e.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
 			if old != nil && apiequality.Semantic.DeepEqual(old.(*v1.Endpoints).Subsets, e.Subsets) {
-				return errs
+				return nil
 			}
-			return append(errs, validateSubsets(e.Subsets, field.NewPath("subsets"))...)
+			return validateSubsets(e.Subsets, field.NewPath("subsets"))
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"encoding/json"
 	"reflect"
 	"slices"
 	"strings"
@@ -13,8 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Resource is an object that is no Pod: a *v1.Service, *discoveryv1.EndpointSlice
-// or *v1.Endpoints.
+// Resource is an object that is no Pod: a *v1.Service, a *v1.ConfigMap, ….
 type Resource interface {
 	runtime.Object
 	metav1.Object
@@ -25,8 +25,12 @@ type kind struct {
 	apiVersion, name string
 	// resource is the kind's name in paths: "services".
 	resource string
+	// short is kubectl's short name of it, if there is one.
+	short string
 	// empty is an object of the kind's Go type; it is never changed.
 	empty Resource
+	// cluster says that objects of the kind are in no namespace.
+	cluster bool
 	// fields are the kind's rows of the support table; ObjectMeta has its own.
 	fields []typeFields
 	// nameRule is the API server's for metadata.name.
@@ -36,13 +40,22 @@ type kind struct {
 	// validate checks everything but the metadata; old is what is updated, or
 	// nil.
 	validate func(now, old Resource) field.ErrorList
+	// recheckMeta says that the rules for the metadata of a new object are those
+	// of an update, too.
+	recheckMeta bool
+	// strictUpdate says that the rules for updates hold for a changed manifest in
+	// a folder, too, and not only over the API.
+	strictUpdate bool
 	// carryOver is CarryOver for the kind; nil: nothing is ever allocated.
 	carryOver func(now, before, wanted Resource)
 }
 
 // kinds are all kinds of Resource. Each has a file of its own.
 var kinds = sync.OnceValue(func() []kind {
-	return []kind{serviceKind(), endpointSliceKind(), endpointsKind()}
+	return []kind{
+		serviceKind(), endpointSliceKind(), endpointsKind(), configMapKind(), secretKind(), persistentVolumeKind(), persistentVolumeClaimKind(),
+		namespaceKind(), serviceAccountKind(), runtimeClassKind(), priorityClassKind(),
+	}
 })
 
 func (k kind) typ() reflect.Type { return reflect.TypeOf(k.empty).Elem() }
@@ -77,13 +90,14 @@ type Kind struct {
 	APIVersion string // "discovery.k8s.io/v1"
 	Name       string // "EndpointSlice"
 	Resource   string // its name in paths: "endpointslices"
+	Short      string // kubectl's short name; may be empty
 	Namespaced bool
 }
 
 // Kinds are all kinds of Resource.
 func Kinds() (out []Kind) {
 	for _, k := range kinds() {
-		out = append(out, Kind{k.apiVersion, k.name, k.resource, true})
+		out = append(out, Kind{k.apiVersion, k.name, k.resource, k.short, !k.cluster})
 	}
 	return out
 }
@@ -113,7 +127,7 @@ func DefaultResource(r Resource) { kindOf(r).complete(r) }
 // creating one.
 func ValidateResource(r Resource) field.ErrorList {
 	k := kindOf(r)
-	errs := apivalidation.ValidateObjectMetaAccessor(r, true, k.nameRule, field.NewPath("metadata"))
+	errs := apivalidation.ValidateObjectMetaAccessor(r, !k.cluster, k.nameRule, field.NewPath("metadata"))
 	return append(errs, k.validate(r, nil)...)
 }
 
@@ -132,8 +146,39 @@ func ValidateResourceUpdate(updated, old Resource) field.ErrorList {
 		was.SetResourceVersion("0")
 	}
 	now.SetResourceVersion(was.GetResourceVersion())
+	k := kindOf(now)
 	errs := apivalidation.ValidateObjectMetaAccessorUpdate(now, was, field.NewPath("metadata"))
-	return append(errs, kindOf(now).validate(now, was)...)
+	if k.recheckMeta {
+		errs = append(errs, apivalidation.ValidateObjectMetaAccessor(now, !k.cluster, k.nameRule, field.NewPath("metadata"))...)
+	}
+	return append(errs, k.validate(now, was)...)
+}
+
+// RefusedChange says why a manifest may not become what it now says, for kinds
+// whose objects are not free to change; nil when it may. What was allocated must
+// have been carried over before.
+func RefusedChange(updated, old Resource) error {
+	if !kindOf(updated).strictUpdate {
+		return nil
+	}
+	return ValidateResourceUpdate(updated, old).ToAggregate()
+}
+
+// IsNamespaced says whether objects of a kind ("Service") are in namespaces.
+func IsNamespaced(name string) bool {
+	i := slices.IndexFunc(kinds(), func(k kind) bool { return k.name == name })
+	return i < 0 || !kinds()[i].cluster
+}
+
+// Restore reads back an object of a kind as the store showed it, with what was
+// allocated and its status.
+func Restore(name string, data []byte) (Resource, error) {
+	r := New(name)
+	if err := json.Unmarshal(data, r); err != nil {
+		return nil, err
+	}
+	DefaultResource(r)
+	return r, ValidateResource(r).ToAggregate()
 }
 
 // CarryOver gives an object what was allocated for the one that it replaces and
@@ -166,7 +211,14 @@ func sameResource(a, b Resource) bool {
 func takes() string {
 	names := []string{"Pods"}
 	for _, k := range kinds() {
-		names = append(names, strings.TrimSuffix(k.name, "s")+"s")
+		names = append(names, plural(k.name))
 	}
 	return strings.Join(names, ", ")
+}
+
+func plural(name string) string {
+	if strings.HasSuffix(name, "Class") {
+		return name + "es"
+	}
+	return strings.TrimSuffix(name, "s") + "s"
 }

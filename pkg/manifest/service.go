@@ -15,7 +15,7 @@ import (
 
 func serviceKind() kind {
 	return kind{
-		apiVersion: "v1", name: "Service", resource: "services", empty: &v1.Service{}, fields: serviceFields, nameRule: apivalidation.NameIsDNSLabel,
+		apiVersion: "v1", name: "Service", resource: "services", short: "svc", empty: &v1.Service{}, fields: serviceFields, nameRule: apivalidation.NameIsDNSLabel,
 		complete: func(r Resource) { defaultService(r.(*v1.Service)) },
 		carryOver: func(now, before, wanted Resource) {
 			carryOverService(now.(*v1.Service), before.(*v1.Service), wanted.(*v1.Service))

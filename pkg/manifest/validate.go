@@ -119,17 +119,8 @@ func validateVolumeSource(s *v1.VolumeSource, p *field.Path) (errs field.ErrorLi
 		return errs
 	case s.EmptyDir != nil:
 		return append(errs, field.Forbidden(hp, "the volume already is an emptyDir; a volume has one source"))
-	case h.Path == "":
-		return append(errs, field.Required(hp.Child("path"), ""))
 	}
-	if slices.Contains(strings.Split(h.Path, "/"), "..") {
-		errs = append(errs, field.Invalid(hp.Child("path"), h.Path, "must not contain '..'"))
-	}
-	if h.Type != nil && *h.Type != v1.HostPathUnset {
-		errs = append(errs, oneOf(*h.Type, hp.Child("type"), v1.HostPathDirectoryOrCreate, v1.HostPathDirectory,
-			v1.HostPathFileOrCreate, v1.HostPathFile, v1.HostPathSocket, v1.HostPathCharDev, v1.HostPathBlockDev)...)
-	}
-	return errs
+	return append(errs, validateHostPath(h, hp)...)
 }
 
 func validateTolerations(list []v1.Toleration, p *field.Path) (errs field.ErrorList) {

@@ -29,6 +29,8 @@ var valueChecks = map[string]valueCheck{
 	"ResourceRequirements.limits":   checkResources(false),
 	"ResourceRequirements.requests": checkResources(true),
 
+	"Overhead.podFixed": checkResources(true),
+
 	"EmptyDirVolumeSource.medium": onlyValues("knows no other media", "", string(v1.StorageMediumMemory)),
 }
 

@@ -2,13 +2,16 @@ package manifest
 
 import (
 	"encoding"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -28,6 +31,9 @@ type walker struct {
 	// owned objects may name owners and finalizers, which are the business of a
 	// cluster's controllers, and dropped: it does the rest of them no harm.
 	owned bool
+	// content is set within what a ConfigMap or Secret holds: text of any kind,
+	// which no message shows.
+	content bool
 }
 
 func (w *walker) add(line int, p *path, unsupported bool, format string, args ...any) {
@@ -63,7 +69,9 @@ func (w *walker) structure(n *node, t reflect.Type, p *path) {
 		switch f.support {
 		case supported:
 			before := len(w.errs)
+			w.content = holdsContent(t, e.key)
 			w.value(e.value, f.typ, kp)
+			w.content = false
 			if f.check != nil && len(w.errs) == before {
 				if at, msg := f.check(e.value, kp); msg != "" {
 					w.add(e.line, at, true, "%s", msg)
@@ -76,6 +84,23 @@ func (w *walker) structure(n *node, t reflect.Type, p *path) {
 			}
 		}
 	}
+}
+
+// holdsContent says that a field has the user's own bytes in it.
+func holdsContent(t reflect.Type, name string) bool {
+	switch t {
+	case configMapType, secretType:
+		return slices.Contains([]string{"data", "binaryData", "stringData"}, name)
+	}
+	return false
+}
+
+// describe is how messages show a value.
+func (w *walker) describe(n *node) string {
+	if w.content {
+		return n.kind.String()
+	}
+	return n.describe()
 }
 
 // asksNothing says that a refused field is written out with the value it has
@@ -95,6 +120,9 @@ func asksNothing(n *node, t reflect.Type) bool {
 }
 
 var (
+	configMapType     = reflect.TypeFor[v1.ConfigMap]()
+	secretType        = reflect.TypeFor[v1.Secret]()
+	bytesType         = reflect.TypeFor[[]byte]()
 	metaType          = reflect.TypeFor[metav1.ObjectMeta]()
 	quantityType      = reflect.TypeFor[resource.Quantity]()
 	intOrStringType   = reflect.TypeFor[intstr.IntOrString]()
@@ -110,6 +138,9 @@ func (w *walker) value(n *node, t reflect.Type, p *path) {
 	switch t {
 	case quantityType:
 		w.quantity(n, p)
+		return
+	case bytesType:
+		w.bytes(n, p)
 		return
 	case intOrStringType:
 		if n.kind == kindNumber {
@@ -133,8 +164,8 @@ func (w *walker) value(n *node, t reflect.Type, p *path) {
 		w.dictionary(n, t, p)
 	case reflect.String:
 		if n.kind != kindString {
-			w.add(n.line, p, false, "expected a string, got %s%s", n.describe(), quoteHint(n))
-		} else if strings.Contains(n.text, "\x00") {
+			w.add(n.line, p, false, "expected a string, got %s%s", w.describe(n), quoteHint(n))
+		} else if !w.content && strings.Contains(n.text, "\x00") {
 			w.add(n.line, p, false, "a NUL character; no process and no path can be given one")
 		}
 	case reflect.Bool:
@@ -145,6 +176,24 @@ func (w *walker) value(n *node, t reflect.Type, p *path) {
 		w.integer(n, t, p)
 	default:
 		w.add(n.line, p, true, notSupported)
+	}
+}
+
+// bytes are base64; a list of numbers is what Go's decoder takes, too.
+func (w *walker) bytes(n *node, p *path) {
+	switch n.kind {
+	case kindString:
+		if _, err := base64.StdEncoding.DecodeString(n.text); err != nil {
+			w.add(n.line, p, false, "not base64: %v; text as it is goes under stringData in a Secret, under data in a ConfigMap", err)
+		}
+	case kindList:
+		for i, item := range n.items {
+			if v, err := strconv.ParseUint(item.text, 10, 8); item.kind != kindNull && (item.kind != kindNumber || err != nil || v > math.MaxUint8) {
+				w.add(item.line, p.item(i), false, "expected a byte, got %s", w.describe(item))
+			}
+		}
+	default:
+		w.add(n.line, p, false, "expected a string in base64, got %s", w.describe(n))
 	}
 }
 
@@ -170,7 +219,7 @@ func (w *walker) list(n *node, t reflect.Type, p *path) {
 
 func (w *walker) dictionary(n *node, t reflect.Type, p *path) {
 	if n.kind != kindMap {
-		w.add(n.line, p, false, "expected an object, got %s", n.describe())
+		w.add(n.line, p, false, "expected an object, got %s", w.describe(n))
 		return
 	}
 	// A null does not make a key absent here: it is an empty string or a zero.

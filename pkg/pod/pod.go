@@ -18,8 +18,13 @@ type Key struct {
 	Name      string
 }
 
-// String is "namespace/name".
-func (k Key) String() string { return k.Namespace + "/" + k.Name }
+// String is "namespace/name", or "name" of what is in no namespace.
+func (k Key) String() string {
+	if k.Namespace == "" {
+		return k.Name
+	}
+	return k.Namespace + "/" + k.Name
+}
 
 // KeyOf returns the key of any namespaced object.
 func KeyOf(o metav1.Object) Key { return Key{Namespace: o.GetNamespace(), Name: o.GetName()} }

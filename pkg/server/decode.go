@@ -35,7 +35,7 @@ func (s *Server) decodeObject(raw []byte, kind servedKind, opts manifest.Options
 	if create && rv != "" {
 		return o, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
-	if stripServerSide(doc, create, o.Pod != nil) {
+	if stripServerSide(doc, create, kind.ownStatus()) {
 		// A name that was generated stands in the canonical form already.
 		if o, err = decodeDocument(doc, kind, opts); err != nil {
 			return o, err
@@ -85,7 +85,7 @@ func serverAnnotations() []string {
 }
 
 // stripServerSide removes what only a server may say, and reports whether there
-// was any. A status is the server's only where it computes one: for pods.
+// was any; status says that the status is one of them.
 func stripServerSide(doc map[string]any, create, status bool) bool {
 	found := false
 	drop := func(m map[string]any, keys ...string) {
@@ -135,7 +135,7 @@ func decodeError(kind servedKind, errs []*manifest.Error) error {
 	}
 	name := ""
 	if _, key, ok := strings.Cut(errs[0].Object, " "); ok {
-		_, name, _ = strings.Cut(key, "/")
+		name = key[strings.IndexByte(key, '/')+1:]
 	}
 	if slices.ContainsFunc(errs, isValidation) {
 		return invalid(kind, name, errs)

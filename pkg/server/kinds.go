@@ -34,6 +34,10 @@ func kindNamed(resource string) servedKind {
 	return servedKind{}
 }
 
+// ownStatus says that the status of objects is the agent's alone. A Service's
+// manifest may say which addresses its load balancer has.
+func (k servedKind) ownStatus() bool { return k.Name != "Service" }
+
 // group is empty for the core API.
 func (k servedKind) group() string {
 	group, _, found := strings.Cut(k.APIVersion, "/")

@@ -81,7 +81,7 @@ func (w resourceWriter) decodeUpdate(raw []byte, rec record) (o manifest.Object,
 	if err != nil {
 		return o, "", err
 	}
-	stripServerSide(doc, false, false)
+	stripServerSide(doc, false, w.kind.ownStatus())
 	for _, part := range []string{"spec", "status"} {
 		onlyWishes(doc, shown, wanted, part)
 	}

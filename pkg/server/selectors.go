@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/nodeagent/nodeagent/pkg/manifest"
 )
 
 // selection is which objects of a list or watch the client wants.
@@ -60,8 +62,18 @@ func (s selection) matches(o metav1.Object) bool {
 // kinds by.
 func resourceFields(o metav1.Object) fields.Set {
 	set := fields.Set{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
-	if s, ok := o.(*v1.Service); ok {
-		set["spec.clusterIP"], set["spec.type"] = s.Spec.ClusterIP, string(s.Spec.Type)
+	switch o := o.(type) {
+	case *v1.Service:
+		set["spec.clusterIP"], set["spec.type"] = o.Spec.ClusterIP, string(o.Spec.Type)
+	case *v1.Secret:
+		set["type"] = string(o.Type)
+	case *v1.Namespace:
+		set["name"], set["status.phase"] = o.Name, string(o.Status.Phase)
+	case *v1.PersistentVolume, *v1.PersistentVolumeClaim:
+		set["name"] = o.GetName()
+	}
+	if r, ok := o.(manifest.Resource); ok && !manifest.IsNamespaced(manifest.KindOf(r)) {
+		delete(set, "metadata.namespace")
 	}
 	return set
 }

@@ -2,12 +2,14 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 )
@@ -132,6 +134,10 @@ func (s *Store) reconcile() {
 		}
 	}
 	fail := func(name string, key objectKey, err error) {
+		if errors.Is(err, errdefs.ErrInvalid) {
+			found[name] = append(found[name], err.Error())
+			return
+		}
 		s.dirty = true
 		found[name] = append(found[name], fmt.Sprintf("cannot checkpoint %s; will try again: %v", key, err))
 	}

@@ -32,11 +32,31 @@ type resourceCheckpoint struct {
 
 const jsonSuffix = ".json"
 
+// kindDir is where the checkpoints of a kind ("secrets") are; empty: nowhere.
+func (s *Store) kindDir(resource string) string {
+	if resource == secrets {
+		return s.o.SecretDir
+	}
+	return filepath.Join(s.o.ResourceDir, resource)
+}
+
+// secrets is the kind that is kept elsewhere.
+const secrets = "secrets"
+
+// resourcePath is empty for an object of which nothing is kept.
 func (s *Store) resourcePath(r *resource) string {
-	return filepath.Join(s.o.ResourceDir, manifest.ResourceName(r.obj.Kind()), string(r.obj.Other.GetUID())+jsonSuffix)
+	dir := s.kindDir(manifest.ResourceName(r.obj.Kind()))
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, string(r.obj.Other.GetUID())+jsonSuffix)
 }
 
 func (s *Store) checkpointResource(r *resource) error {
+	path := s.resourcePath(r)
+	if path == "" {
+		return nil
+	}
 	c := resourceCheckpoint{
 		Version: checkpointVersion, Source: r.rec.Source, Origin: r.obj.Origin, Line: r.obj.Line, Accepted: r.rec.Accepted,
 		Order: r.rec.Order, Generation: r.generation, Problem: r.rec.Problem, Canonical: r.obj.Canonical,
@@ -51,7 +71,6 @@ func (s *Store) checkpointResource(r *resource) error {
 	if err := enc.Encode(c); err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
-	path := s.resourcePath(r)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -59,7 +78,11 @@ func (s *Store) checkpointResource(r *resource) error {
 }
 
 func (s *Store) removeResourceCheckpoint(r *resource) error {
-	if err := os.Remove(s.resourcePath(r)); !errors.Is(err, fs.ErrNotExist) {
+	path := s.resourcePath(r)
+	if path == "" {
+		return nil
+	}
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -70,12 +93,16 @@ func (s *Store) removeResourceCheckpoint(r *resource) error {
 func (s *Store) loadResources() error {
 	var saved []*resource
 	for _, k := range manifest.Kinds() {
-		files, err := os.ReadDir(filepath.Join(s.o.ResourceDir, k.Resource))
+		dir := s.kindDir(k.Resource)
+		if dir == "" {
+			continue
+		}
+		files, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("folder of %s: %w", k.Resource, err)
 		}
 		for _, f := range files {
-			path := filepath.Join(s.o.ResourceDir, k.Resource, f.Name())
+			path := filepath.Join(dir, f.Name())
 			if filepath.Ext(path) != jsonSuffix {
 				continue
 			}
@@ -139,18 +166,17 @@ func (s *Store) restoreResource(path string) (*resource, error) {
 	if len(c.Resolved) == 0 {
 		return r, nil
 	}
-	resolved, err := s.decodeOther(c.Resolved, c.Origin)
+	resolved, err := manifest.Restore(obj.Kind(), c.Resolved)
 	if err != nil {
 		// What was allocated is lost; what is wanted is not.
 		s.o.Log.Warn("what was allocated for an object cannot be read back and is allocated anew", "file", path, "err", err)
 		return r, nil
 	}
-	r.rec.Object, r.rec.Resolved = resolved.Other, true
+	r.rec.Object, r.rec.Resolved = resolved, true
 	return r, nil
 }
 
-// decodeOther reads one object that is no pod. What the store shows is a
-// manifest again, so this reads both forms.
+// decodeOther reads one object that is no pod.
 func (s *Store) decodeOther(data []byte, origin string) (manifest.Object, error) {
 	objects, errs := s.o.Decode(data, manifest.Options{Origin: origin, NodeName: s.o.NodeName})
 	switch {

@@ -105,6 +105,9 @@ func (s *Store) changeResource(r *resource, w candidate) error {
 	if !s.o.Equal(r.obj, w.obj) {
 		next.generation++
 	}
+	if err := manifest.RefusedChange(shown, r.rec.Object); err != nil {
+		return errdefs.Errorf(errdefs.ErrInvalid, "%s: %s stays as it was: %v", w.obj.Place(), r.key(), err)
+	}
 	return s.putResource(Modified, &next, shown)
 }
 

@@ -40,7 +40,11 @@ type Options struct {
 	// ResourceDir is <stateDir>/resources, with <resource>/<uid>.json for each
 	// object that is no pod; empty: beside Dir.
 	ResourceDir string
-	NodeName    string
+	// SecretDir has what ResourceDir would have of Secrets, and must be in memory:
+	// what a Secret holds is on no disk on our account. Empty: nothing is kept of
+	// Secrets, and a restarted store waits for their sources.
+	SecretDir string
+	NodeName  string
 	// Sources that are configured, first the one that wins when two of them name
 	// one pod.
 	Sources []SourceDecl

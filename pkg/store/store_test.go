@@ -33,6 +33,7 @@ type host struct {
 	*testing.T
 	*Store
 	dir     string
+	secrets string
 	sources []SourceDecl
 	now     time.Time
 	log     bytes.Buffer
@@ -56,7 +57,7 @@ func (h *host) open() {
 	h.Helper()
 	h.now = h.now.Add(time.Second)
 	s, err := Open(Options{
-		Dir: h.dir, NodeName: "n1", Sources: h.sources, Decode: manifest.Decode, Equal: manifest.SemanticEqual, Reconsider: h.reconsider,
+		Dir: h.dir, SecretDir: h.secrets, NodeName: "n1", Sources: h.sources, Decode: manifest.Decode, Equal: manifest.SemanticEqual, Reconsider: h.reconsider,
 		Clock: func() time.Time { return h.now }, Log: slog.New(slog.NewTextHandler(&h.log, nil)),
 		WriteFile: func(path string, data []byte) error {
 			h.mu.Lock()

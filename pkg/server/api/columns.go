@@ -34,7 +34,7 @@ func Columns(kind string) []Column {
 	case "EndpointSlice":
 		head = append(head, Column{Name: "ADDRESSTYPE"}, Column{Name: "PORTS"}, Column{Name: "ENDPOINTS"}, age)
 	default:
-		head = append(head, age)
+		head = append(head, configColumns(kind)...)
 	}
 	return append(head, Column{"PROBLEM", true})
 }
@@ -56,7 +56,7 @@ func Cells(o Object, age string) []string {
 	case *discoveryv1.EndpointSlice:
 		cells = []string{string(o.AddressType), slicePorts(o), some(3, sliceAddresses(o)), age}
 	default:
-		cells = []string{age}
+		cells = configCells(o, age)
 	}
 	return append(append([]string{o.GetName()}, cells...), orNone(o.GetAnnotations()[pod.AnnotationProblem]))
 }

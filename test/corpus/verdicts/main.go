@@ -175,7 +175,10 @@ func updateOther(g *corpus.Generator, kind string) (*Case, error) {
 	if strict, err := kjson.UnmarshalStrict(data, now); err != nil || len(strict) > 0 {
 		return nil, nil
 	}
-	if now.GetNamespace() == "" {
+	switch {
+	case !manifest.IsNamespaced(kind):
+		now.SetNamespace("")
+	case now.GetNamespace() == "":
 		now.SetNamespace("default")
 	}
 	manifest.DefaultResource(now)

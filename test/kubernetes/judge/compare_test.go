@@ -112,10 +112,15 @@ func judgeUndecoded(v verdict, theirs opinion) string {
 			return ""
 		}
 		return "Kubernetes refuses a port, nodeagent names none: " + theirs.text
+	case theirs.base64:
+		if slices.ContainsFunc(got, func(f string) bool { return strings.HasPrefix(f, "data[") || strings.HasPrefix(f, "binaryData[") }) {
+			return ""
+		}
+		return "Kubernetes refuses base64, nodeagent names none: " + theirs.text
 	case theirs.quantity:
 		// Its error has no path.
 		for _, f := range got {
-			if strings.Contains(f, ".limits[") || strings.Contains(f, ".requests[") || strings.HasSuffix(f, ".sizeLimit") {
+			if strings.Contains(f, ".capacity[") || strings.Contains(f, ".podFixed[") || strings.Contains(f, ".limits[") || strings.Contains(f, ".requests[") || strings.HasSuffix(f, ".sizeLimit") {
 				return ""
 			}
 		}

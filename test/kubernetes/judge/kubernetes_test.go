@@ -2,6 +2,7 @@ package judge
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,10 +32,11 @@ func TestMain(m *testing.M) {
 
 // opinion is what Kubernetes makes of a manifest.
 type opinion struct {
-	// decoded is false when it ends there; one of the next four says why.
+	// decoded is false when it ends there; one of the next five says why.
 	decoded            bool
 	wrongType          string // path without indexes and keys
 	quantity           bool   // a text that is none
+	base64             bool   // a text that is none
 	unnamed            bool   // a wrong type whose place the error does not say
 	unknown, duplicate []string
 
@@ -76,12 +78,15 @@ func strict(data []byte, into any) (o opinion) {
 	if err != nil {
 		o.text = err.Error()
 		var wrong *json.UnmarshalTypeError
+		var corrupt base64.CorruptInputError
 		switch {
 		case errors.As(err, &wrong) && wrong.Field == "":
 			o.unnamed = true
 		case errors.As(err, &wrong):
 			// encoding/json names the Go structs whose fields stand in their parent.
-			o.wrongType = strings.NewReplacer(".VolumeSource.", ".", ".ProbeHandler.", ".").Replace(wrong.Field)
+			o.wrongType = strings.NewReplacer(".VolumeSource.", ".", ".PersistentVolumeSource.", ".", ".ProbeHandler.", ".").Replace(wrong.Field)
+		case errors.As(err, &corrupt):
+			o.base64 = true
 		case strings.Contains(o.text, "quantit") || strings.Contains(o.text, "suffix"):
 			o.quantity = true
 		default:

@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"reflect"
+	"regexp"
 	"slices"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -21,9 +24,21 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 	"k8s.io/kubernetes/pkg/apis/discovery"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	"k8s.io/kubernetes/pkg/apis/node"
+	_ "k8s.io/kubernetes/pkg/apis/node/install"
+	"k8s.io/kubernetes/pkg/apis/scheduling"
+	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
+	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/endpoint"
+	"k8s.io/kubernetes/pkg/registry/core/namespace"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolume"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolumeclaim"
+	"k8s.io/kubernetes/pkg/registry/core/secret"
 	"k8s.io/kubernetes/pkg/registry/core/service"
+	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
+	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
 )
 
 // object is an API object of either form.
@@ -46,7 +61,16 @@ type served struct {
 }
 
 var servedKinds = map[string]served{
-	"Service":       {"services", "", func() object { return &v1.Service{} }, func() object { return &core.Service{} }, service.Strategy},
+	"Service":               {"services", "", func() object { return &v1.Service{} }, func() object { return &core.Service{} }, service.Strategy},
+	"ConfigMap":             {"configmaps", "", func() object { return &v1.ConfigMap{} }, func() object { return &core.ConfigMap{} }, configmap.Strategy},
+	"Secret":                {"secrets", "", func() object { return &v1.Secret{} }, func() object { return &core.Secret{} }, secret.Strategy},
+	"PersistentVolume":      {"persistentvolumes", "", func() object { return &v1.PersistentVolume{} }, func() object { return &core.PersistentVolume{} }, persistentvolume.Strategy},
+	"PersistentVolumeClaim": {"persistentvolumeclaims", "", func() object { return &v1.PersistentVolumeClaim{} }, func() object { return &core.PersistentVolumeClaim{} }, persistentvolumeclaim.Strategy},
+	"Namespace":             {"namespaces", "", func() object { return &v1.Namespace{} }, func() object { return &core.Namespace{} }, namespace.Strategy},
+	"ServiceAccount":        {"serviceaccounts", "", func() object { return &v1.ServiceAccount{} }, func() object { return &core.ServiceAccount{} }, serviceaccount.Strategy},
+	"RuntimeClass":          {"runtimeclasses", "node.k8s.io", func() object { return &nodev1.RuntimeClass{} }, func() object { return &node.RuntimeClass{} }, runtimeclass.Strategy},
+	"PriorityClass":         {"priorityclasses", "scheduling.k8s.io", func() object { return &schedulingv1.PriorityClass{} }, func() object { return &scheduling.PriorityClass{} }, priorityclass.Strategy},
+
 	"Endpoints":     {"endpoints", "", func() object { return &v1.Endpoints{} }, func() object { return &core.Endpoints{} }, endpoint.Strategy},
 	"EndpointSlice": {"endpointslices", "discovery.k8s.io", func() object { return &discoveryv1.EndpointSlice{} }, func() object { return &discovery.EndpointSlice{} }, endpointslice.Strategy},
 }
@@ -65,7 +89,11 @@ func (k served) decode(data []byte) (object, opinion) {
 		return nil, o
 	}
 	legacyscheme.Scheme.Default(read)
-	if read.GetNamespace() == "" {
+	switch {
+	case !k.strategy.NamespaceScoped():
+		// What the handler of the request does.
+		read.SetNamespace("")
+	case read.GetNamespace() == "":
 		read.SetNamespace(metav1.NamespaceDefault)
 	}
 	if read.GetName() == "" && read.GetGenerateName() != "" {
@@ -128,7 +156,20 @@ func resourceOpinion(kind string, data []byte) (opinion, object) {
 		o.fields, o.text = []string{""}, "convert: "+err.Error()
 	}
 	out.SetGeneration(0)
+	asRead(out)
 	return o, out
+}
+
+// asRead does what happens between the API server's storage and its clients, and
+// takes out what nodeagent has no use for.
+func asRead(out object) {
+	legacyscheme.Scheme.Default(out)
+	switch out := out.(type) {
+	case *v1.Namespace:
+		out.Spec = v1.NamespaceSpec{} // finalizers
+	case *v1.PersistentVolume:
+		out.Status.LastPhaseTransitionTime = nil // now
+	}
 }
 
 // resourceUpdateOpinion is what it says to a request to replace one. What its
@@ -209,6 +250,13 @@ var resourceOwnRules = map[string]string{
 	"subsets[].notReadyAddresses[].ip": "the same",
 }
 
+// resourceUnsupported are what nodeagent may refuse as unsupported.
+var resourceUnsupported = map[string]bool{
+	"overhead.podFixed[]": true, // names with a slash: there are no device plugins
+}
+
+var generalKey = regexp.MustCompile(`\[[^\]]*\]`)
+
 func judgeResource(v verdict) string {
 	if v.Old != nil {
 		theirs := resourceUpdateOpinion(v.Kind, v.Manifest, v.Old)
@@ -229,6 +277,14 @@ func judgeResource(v verdict) string {
 			v.Pod = &v1.Pod{}
 		}
 		return judgeUndecoded(v, theirs)
+	}
+	if len(v.Unsupported) > 0 {
+		for _, f := range v.Unsupported {
+			if !resourceUnsupported[generalKey.ReplaceAllString(f, "[]")] {
+				return "nodeagent calls " + f + " unsupported, which is not agreed on"
+			}
+		}
+		return ""
 	}
 	if problem := sameFields(theirs, withoutOwn(v.Fields, theirs), v.Truncated); problem != "" || len(v.Other) == 0 {
 		return problem
