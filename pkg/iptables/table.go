@@ -3,9 +3,9 @@ package iptables
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"os/exec"
 	"slices"
@@ -24,14 +24,20 @@ type Table struct {
 	Jumps []string
 	// First is the first rule of each other chain, as an -A command.
 	First map[string]string
-	// Digest is of the rules of the chains themselves.
-	Digest [sha256.Size]byte
+	// Rules are those of the chains themselves.
+	Rules map[string]Rules
+}
+
+// Rules are what can be compared of a chain's rules without keeping them.
+type Rules struct {
+	Count int
+	Sum   uint64
 }
 
 // Read reads who is in a table: the chains that own tells, and the jumps to
 // them. A table that the kernel does not have is empty.
 func (t Tool) Read(ctx context.Context, table string, own func(chain string) bool) (Table, error) {
-	out := Table{First: map[string]string{}, Digest: sha256.Sum256(nil)}
+	out := Table{First: map[string]string{}, Rules: map[string]Rules{}}
 	if !t.loaded(table) {
 		return out, nil
 	}
@@ -39,12 +45,12 @@ func (t Tool) Read(ctx context.Context, table string, own func(chain string) boo
 	if err != nil {
 		return out, fmt.Errorf("read table %s: %w", table, err)
 	}
-	digest := sha256.New()
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSuffix(line, "\n")
 		if name, ok := strings.CutPrefix(line, ":"); ok {
 			if name, _, _ = strings.Cut(name, " "); own(name) {
-				out.Chains = append(out.Chains, strings.Clone(name))
+				name = strings.Clone(name)
+				out.Chains, out.Rules[name] = append(out.Chains, name), Rules{}
 			}
 			continue
 		}
@@ -54,7 +60,8 @@ func (t Tool) Read(ctx context.Context, table string, own func(chain string) boo
 		}
 		chain, rest, _ := strings.Cut(rule, " ")
 		if own(chain) {
-			fmt.Fprintln(digest, line)
+			r := out.Rules[chain]
+			out.Rules[chain] = Rules{r.Count + 1, r.Sum*prime ^ maphash.String(seed, rest)}
 			continue
 		}
 		if _, there := out.First[chain]; !there {
@@ -64,9 +71,13 @@ func (t Tool) Read(ctx context.Context, table string, own func(chain string) boo
 			out.Jumps = append(out.Jumps, strings.Clone(line))
 		}
 	}
-	digest.Sum(out.Digest[:0])
 	return out, nil
 }
+
+// The sums mean something within one process only; their order counts.
+var seed = maphash.MakeSeed()
+
+const prime = 1099511628211
 
 // First is the first rule of a chain as an -A command; "" when there is no rule
 // or no chain.

@@ -57,6 +57,15 @@ func (p *Proxy) choose(ctx context.Context) (Mode, error) {
 	return Mode{}, errors.Join(reasons...)
 }
 
+// note finds out, once, what other modes may have left.
+func (p *Proxy) note(ctx context.Context) (err error) {
+	if r := &p.run; !r.noted {
+		r.leftovers, err = p.leftovers(ctx, r.mode.Name)
+		r.noted = err == nil
+	}
+	return err
+}
+
 // leftovers are the modes other than this one that may have something in the
 // kernel. They are noted, with this one, before it puts anything there: a crash
 // at any point leaves no mode behind that nobody knows of.

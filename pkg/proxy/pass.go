@@ -64,11 +64,8 @@ func (p *Proxy) apply(ctx context.Context, node *plan.Node, news pending) (err e
 		p.nodeEvent(corev1.EventTypeWarning, "ProxyRulesChanged", fmt.Sprintf(
 			"somebody else changed the %s rules of Services: they are put back. Programs that do so: firewalld, iptables -F, nft flush ruleset, another proxy", r.mode.Name))
 	}
-	if !r.noted {
-		if r.leftovers, err = p.leftovers(ctx, r.mode.Name); err != nil {
-			return err
-		}
-		r.noted = true
+	if err := p.note(ctx); err != nil {
+		return err
 	}
 	if node.Addresses, err = p.o.Addresses.List(); err != nil {
 		return err

@@ -90,6 +90,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 // loop makes a pass after each wake and after each failure.
 func (p *Proxy) loop(ctx context.Context) {
 	var retry <-chan time.Time
+	// While the inputs collect what they have; what fails is tried again by the
+	// first pass, which says so.
+	_ = p.note(ctx)
 	p.queue()
 	for {
 		select {

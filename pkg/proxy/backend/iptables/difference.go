@@ -135,6 +135,16 @@ func changedKey(c ruleset.Change) ruleset.Key {
 	return c.Old.Key
 }
 
+// text is the transaction where no jump changes; nil is none.
+func (s *script) text(table string) []byte {
+	if len(s.set)+len(s.gone) == 0 {
+		return nil
+	}
+	var out bytes.Buffer
+	s.write(&out, table, nil)
+	return out.Bytes()
+}
+
 // write writes the transaction: chains before the rules that lead to them, and
 // what goes when nothing leads there any more.
 func (s *script) write(out *bytes.Buffer, table string, jumps []string) {

@@ -43,6 +43,7 @@ type Backend struct {
 	loaded bool // the kernel holds what Apply was last told
 	// families are those that the host has; known once something was loaded.
 	families []family
+	looked   bool // they are from Watch, just now
 	node     ruleset.Node
 	mode     iptables.Variant   // likewise
 	alone    bool               // the other variant has nothing of ours
@@ -72,11 +73,10 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	defer b.mu.Unlock()
 	full := !b.loaded || !old.Node.Equal(now.Node)
 	if full {
-		info, err := b.tool(ipv4).Info()
-		if err != nil {
+		if err := b.know(); err != nil {
 			return err
 		}
-		b.mode, b.families, b.node = info.Variant, b.present(), now.Node
+		b.looked, b.node = false, now.Node
 	}
 	b.loaded = false
 	changes := ruleset.Diff(old, now)
@@ -112,6 +112,18 @@ func (b *Backend) around(transaction func() error) error {
 	return err
 }
 
+// know finds out what programs the host has, which may be others than last time.
+func (b *Backend) know() error {
+	if b.looked {
+		return nil
+	}
+	info, err := b.tool(ipv4).Info()
+	if err == nil {
+		b.mode, b.families = info.Variant, b.present()
+	}
+	return err
+}
+
 // present are the families that the host has; IPv4 is one of them.
 func (b *Backend) present() []family {
 	if _, err := os.Stat("/proc/thread-self/net/if_inet6"); err != nil {
@@ -127,32 +139,31 @@ func (b *Backend) present() []family {
 
 // update sends the difference.
 func (b *Backend) update(ctx context.Context, f family, old, now ruleset.Ruleset, changes []ruleset.Change) error {
-	text := difference(f, old, now, changes)
+	s := difference(f, old, now, changes)
+	text := s.text("nat")
 	if text == nil {
 		return nil
 	}
-	return b.tool(f).Restore(ctx, text)
+	if err := b.tool(f).Restore(ctx, text); err != nil {
+		return err
+	}
+	b.legacy.made(tableID{f.v6, "nat"}, s, false)
+	return nil
 }
 
-// difference is the transaction from one ruleset to another; nil is none.
-func difference(f family, old, now ruleset.Ruleset, changes []ruleset.Change) []byte {
+// difference is the change from one ruleset to another.
+func difference(f family, old, now ruleset.Ruleset, changes []ruleset.Change) (s script) {
 	changes = slices.DeleteFunc(slices.Clone(changes), func(c ruleset.Change) bool { return !f.has(changedKey(c).Addr) })
 	atAddresses, atPorts := changedPlaces(f, changes, old, now)
 	if len(atAddresses)+len(atPorts) == 0 {
-		return nil
+		return s
 	}
 	r := newRenderer(f, now.Node)
 	before, after := r.forests(&old), r.forests(&now)
-	var s script
 	s.frontends(r, changes)
 	s.trees(before[0], after[0], atAddresses)
 	s.trees(before[1], after[1], atPorts)
-	if len(s.set)+len(s.gone) == 0 {
-		return nil
-	}
-	var text bytes.Buffer
-	s.write(&text, "nat", nil)
-	return text.Bytes()
+	return s
 }
 
 // tables are all that a family holds.
@@ -189,6 +200,7 @@ func (b *Backend) replace(ctx context.Context, f family, now ruleset.Ruleset) er
 
 // replaceTable looks again afterwards: the last transaction of an agent that
 // was killed may come to its end in the kernel between our look and our change.
+// A Watch finds that, too, without a reading of all that was just made.
 func (b *Backend) replaceTable(ctx context.Context, tool iptables.Tool, t *table) error {
 	have, err := tool.Read(ctx, t.name, own)
 	if err != nil {
@@ -206,6 +218,10 @@ func (b *Backend) replaceTable(ctx context.Context, tool iptables.Tool, t *table
 		}
 		if err := tool.Restore(ctx, text); err != nil {
 			return err
+		}
+		b.legacy.made(tableID{tool.V6, t.name}, script{set: t.chains}, true)
+		if b.monitor != nil || b.legacy != nil {
+			return nil
 		}
 		if have, err = tool.Read(ctx, t.name, own); err != nil {
 			return err

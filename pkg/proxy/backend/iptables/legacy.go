@@ -1,11 +1,10 @@
 package iptables
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"time"
 	"unsafe"
@@ -21,17 +20,27 @@ const lookEvery = 500 * time.Millisecond
 // legacyWatch watches the older variant, of which the kernel does not tell.
 // What costs nothing is looked at twice a second: the number of entries of each
 // table and their size, and whether anybody opened the lock of iptables, which
-// every change does. When there is something, the tables are read.
+// every change does. When there is something, the tables are read. They also are
+// now and then while we change them, for who did so at the same moment: that takes
+// one part in readShare of the time.
 type legacyWatch struct {
 	sockets map[bool]int // by IPv6
 	lock    int          // inotify
 	locked  bool         // the lock file is watched
 
-	// Guarded by the backend's lock: what our own last transaction left, and
-	// what was read after it.
-	sizes   map[tableID]tableSize
-	digests map[tableID][sha256.Size]byte
+	// Guarded by the backend's lock: what our own last transaction left, how many
+	// rules each of our chains has, and what was read of those that are the same
+	// since.
+	sizes map[tableID]tableSize
+	count map[tableID]map[string]int
+	read  map[tableID]map[string]iptables.Rules
+	// unread says that a chain was changed since everything was read, rest until
+	// when that is left at that.
+	unread bool
+	rest   time.Time
 }
+
+const readShare = 20
 
 type tableID struct {
 	v6   bool
@@ -41,7 +50,10 @@ type tableID struct {
 type tableSize struct{ entries, bytes uint32 }
 
 func newLegacyWatch() (*legacyWatch, error) {
-	w := &legacyWatch{sockets: map[bool]int{}, lock: -1}
+	w := &legacyWatch{
+		sockets: map[bool]int{}, lock: -1,
+		count: map[tableID]map[string]int{}, read: map[tableID]map[string]iptables.Rules{},
+	}
 	for _, v6 := range []bool{false, true} {
 		domain := unix.AF_INET
 		if v6 {
@@ -120,7 +132,41 @@ func (w *legacyWatch) allSizes() map[tableID]tableSize {
 // ours notes a transaction of our own; the backend's lock is held.
 func (w *legacyWatch) ours() {
 	w.used()
-	w.sizes, w.digests = w.allSizes(), nil
+	w.sizes = w.allSizes()
+}
+
+// made notes what that was; whole is that the table holds nothing else of ours.
+func (w *legacyWatch) made(id tableID, s script, whole bool) {
+	if w == nil {
+		return
+	}
+	if whole || w.count[id] == nil {
+		w.count[id], w.read[id] = map[string]int{}, nil
+	}
+	for _, c := range s.set {
+		w.count[id][c.name] = len(c.rules)
+		delete(w.read[id], c.name)
+	}
+	for _, name := range s.gone {
+		delete(w.count[id], name)
+		delete(w.read[id], name)
+	}
+	w.unread = true
+}
+
+// same says that a table's chains are as they were left, as far as that is known.
+func (w *legacyWatch) same(id tableID, have iptables.Table) bool {
+	if len(have.Rules) != len(w.count[id]) {
+		return false
+	}
+	for name, now := range have.Rules {
+		count, there := w.count[id][name]
+		before, known := w.read[id][name]
+		if !there || count != now.Count || known && before != now {
+			return false
+		}
+	}
+	return true
 }
 
 // used says that somebody opened the lock since the last time.
@@ -176,8 +222,7 @@ func (w *Watch) runLegacy(ctx context.Context, changed func()) error {
 	}
 }
 
-// look says that our chains are not as we left them. After a transaction of our
-// own it notes how that is.
+// look says that our chains are not as we left them.
 func (w *Watch) look(ctx context.Context) (bool, error) {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
@@ -186,14 +231,14 @@ func (w *Watch) look(ctx context.Context) (bool, error) {
 		return false, nil // everything is replaced anyway
 	}
 	used, sizes := l.used(), l.allSizes()
-	same := true
-	for id, size := range sizes {
-		same = same && size == l.sizes[id]
-	}
-	if l.digests != nil && same && !used {
+	began := time.Now()
+	touched := used || !maps.Equal(sizes, l.sizes)
+	switch {
+	case touched && l.unread:
+		return true, nil // it may be what was not read yet
+	case !touched && (!l.unread || began.Before(l.rest)):
 		return false, nil
 	}
-	digests := map[tableID][sha256.Size]byte{}
 	for _, f := range w.b.families {
 		for _, t := range baseTables(f, w.b.node) {
 			have, err := w.b.tool(f).Read(ctx, t.name, own)
@@ -201,17 +246,13 @@ func (w *Watch) look(ctx context.Context) (bool, error) {
 				return false, err
 			}
 			id := tableID{f.v6, t.name}
-			digests[id] = have.Digest
-			before, known := l.digests[id]
-			if len(t.jumpChanges(have)) > 0 || known && !bytes.Equal(before[:], have.Digest[:]) {
+			if len(t.jumpChanges(have)) > 0 || !l.same(id, have) {
 				return true, nil
 			}
+			l.read[id] = have.Rules
 		}
 	}
-	// Who else was there before anything was noted of ours may have changed them.
-	if l.digests == nil && (used || !same) {
-		return true, nil
-	}
-	l.sizes, l.digests = sizes, digests
+	l.sizes, l.unread = sizes, false
+	l.rest = time.Now().Add(readShare * time.Since(began))
 	return false, nil
 }

@@ -137,7 +137,8 @@ func TestDifferences(t *testing.T) {
 		kernel := load(t, f, old)
 		for range 30 {
 			now := changed(r, f, old)
-			if text := difference(f, old, now, ruleset.Diff(old, now)); text != nil {
+			s := difference(f, old, now, ruleset.Diff(old, now))
+			if text := s.text("nat"); text != nil {
 				if err := kernel.run(text); err != nil {
 					t.Fatalf("seed %d: %v\n%s", seed, err, text)
 				}
@@ -178,7 +179,8 @@ func TestOneMoreTouchesALeaf(t *testing.T) {
 		now := old
 		f := randomFrontend(r, ipv4)
 		now.Frontends = sortedFrontends(append(slices.Clone(old.Frontends), f))
-		sum += bytes.Count(difference(ipv4, old, now, ruleset.Diff(old, now)), []byte("\n"))
+		s := difference(ipv4, old, now, ruleset.Diff(old, now))
+		sum += bytes.Count(s.text("nat"), []byte("\n"))
 		old = now
 	}
 	if sum > 100*80 {
@@ -316,7 +318,8 @@ func BenchmarkRender10000(b *testing.B) {
 	b.Run("one", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			difference(ipv4, less, r, ruleset.Diff(less, r))
+			s := difference(ipv4, less, r, ruleset.Diff(less, r))
+			s.text("nat")
 		}
 	})
 }

@@ -20,12 +20,15 @@ type Watch struct {
 // Watch listens from now on, in the network namespace of the calling thread;
 // Run has to be called in the same.
 func (b *Backend) Watch() (*Watch, error) {
-	info, err := b.tool(ipv4).Info()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err := b.know()
 	if err != nil {
 		return nil, err
 	}
+	b.looked = true
 	w := &Watch{b: b}
-	if info.Variant == iptables.Legacy {
+	if b.mode == iptables.Legacy {
 		w.legacy, err = newLegacyWatch()
 	} else {
 		w.monitor, err = nfmonitor.Listen()
@@ -33,8 +36,6 @@ func (b *Backend) Watch() (*Watch, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.monitor, b.legacy = w.monitor, w.legacy
 	return w, nil
 }
