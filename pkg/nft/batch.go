@@ -77,8 +77,14 @@ func (b *Batch) element(text string) (ok bool) {
 	return ok
 }
 
-// value is a verdict or what a key is translated to.
+// value is a verdict, what a key is translated to, or a mark, which is a number
+// as the machine has it.
 func (b *Batch) value(text string) bool {
+	if digits, mark := strings.CutPrefix(text, "0x"); mark {
+		n, err := strconv.ParseUint(digits, 16, 32)
+		b.attribute(unix.NFTA_DATA_VALUE, binary.NativeEndian.AppendUint32(nil, uint32(n)))
+		return err == nil
+	}
 	chain, jump := strings.CutPrefix(text, "goto ")
 	if !jump && text != "drop" {
 		data, ok := words(text)

@@ -42,6 +42,8 @@ func TestBatchIsForSmallChanges(t *testing.T) {
 		"10.96.0.1 . tcp . 80 : drop":                                            true,
 		"10.96.0.1 . tcp . 80 . 0 : 10.1.0.1 . 8080":                             true,
 		"10.96.0.1 . tcp . 80 : jump chain":                                      false,
+		"tcp . 30080 : 0x4e000001":                                               true,
+		"tcp . 30080 : 0x4e00000001":                                             false,
 		"10.96.0.0/16":                                                           false,
 		strings.Repeat("10.96.0.1, ", 100) + "10.96.0.1":                         true,
 		strings.Repeat("10.96.0.1, ", maxBatch/len("10.96.0.1, ")) + "10.96.0.1": false,
