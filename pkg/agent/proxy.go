@@ -53,6 +53,7 @@ func (a *agent) proxyModes() []proxy.Mode {
 		{
 			Name: config.ProxyIPVS, Kernel: true,
 			Detect: func(ctx context.Context) error { return ipvs.Detect(ctx, vs) },
+			Used:   ipvs.Used,
 			New:    func() proxy.Backend { return watched[*ipvs.Watch]{ipvs.New(vs)} },
 		},
 		{
@@ -79,6 +80,14 @@ func (b watched[W]) Watch() (proxy.Watcher, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// EndFlows is for one that keeps flows.
+func (b watched[W]) EndFlows(serves func(at, endpoint netip.AddrPort) bool) error {
+	if k, ok := b.watchedBackend.(proxy.FlowKeeper); ok {
+		return k.EndFlows(serves)
+	}
+	return nil
 }
 
 func (b watched[W]) Close() error {

@@ -25,9 +25,21 @@ type Mode struct {
 	Name string
 	// Kernel says that the kernel forwards the packets, and remembers flows.
 	Kernel bool
-	// Detect says why this host cannot have the mode; it changes nothing.
+	// Detect says why this host cannot have the mode. It changes nothing, but may
+	// load a module that the mode needs.
 	Detect func(ctx context.Context) error
-	New    func() Backend
+	// Used says that the mode may have something in the kernel, and loads
+	// nothing; nil is that it may when Detect finds nothing wrong.
+	Used func() bool
+	New  func() Backend
+}
+
+// used says that the mode may have something in the kernel.
+func (m Mode) used(ctx context.Context) bool {
+	if m.Used != nil {
+		return m.Used()
+	}
+	return m.Detect(ctx) == nil
 }
 
 // choose takes the mode that is asked for, or for auto the first that is possible.
@@ -76,7 +88,7 @@ func (p *Proxy) leftovers(ctx context.Context, current string) ([]string, error)
 	}
 	if !known { // the folder is new or was lost: any of them
 		for _, m := range p.o.Modes {
-			if m.Name != current && m.Detect(ctx) == nil {
+			if m.Name != current && m.used(ctx) {
 				old = append(old, m.Name)
 			}
 		}
@@ -130,14 +142,14 @@ func (p *Proxy) runNone(ctx context.Context) error {
 }
 
 // Cleanup removes what any of the modes put into the kernel: those that are
-// noted in the file and those that this host can have.
+// noted in the file and those that may be in use.
 func Cleanup(ctx context.Context, modes []Mode, stateFile string) error {
 	names, _, err := readModes(stateFile)
 	if err != nil {
 		return err
 	}
 	for _, m := range modes {
-		if !slices.Contains(names, m.Name) && m.Detect(ctx) == nil {
+		if !slices.Contains(names, m.Name) && m.used(ctx) {
 			names = append(names, m.Name)
 		}
 	}

@@ -104,6 +104,12 @@ func (p *Proxy) cleanFlows() error {
 	for _, a := range r.applied.Node.ServeNodePorts(p.addresses) { // only a pass writes them
 		now.NodeAddrs[a] = true
 	}
+	if b, ok := r.backend.(FlowKeeper); ok { // first: it would send the next packet to the same place
+		err := b.EndFlows(func(at, endpoint netip.AddrPort) bool { return slices.Contains(now.Frontends[at], endpoint) })
+		if err != nil {
+			return err
+		}
+	}
 	if len(now.Frontends)+len(r.serving.Frontends) > 0 {
 		removed, err := conntrack.Clean(measured{p.o}, r.serving, now)
 		if err != nil {

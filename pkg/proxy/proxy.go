@@ -277,6 +277,14 @@ type Backend interface {
 	Close() error
 }
 
+// FlowKeeper is a backend that remembers itself which endpoint a UDP flow has.
+type FlowKeeper interface {
+	// EndFlows ends those to endpoints that get nothing new and do not serve any
+	// more. serves is asked with a frontend's address, unspecified for a node
+	// port, and an endpoint.
+	EndFlows(serves func(at, endpoint netip.AddrPort) bool) error
+}
+
 // Watcher calls changed after each change that others made, until ctx ends.
 type Watcher interface {
 	Run(ctx context.Context, changed func()) error

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -322,6 +323,25 @@ func TestCleanup(t *testing.T) {
 	}
 	if b, err := os.ReadFile(w.o.StateFile); string(b) != "nftables\n" {
 		t.Errorf("noted %q, %v", b, err)
+	}
+}
+
+// A mode that can tell what it has in use without being tried is not tried: to
+// detect it may load a module.
+func TestCleanupTriesNoModeThatIsNotInUse(t *testing.T) {
+	for _, used := range []bool{true, false} {
+		w := newWorld(t)
+		for i := range w.o.Modes {
+			m := &w.o.Modes[i]
+			m.Detect = func(context.Context) error { t.Errorf("%s was tried", m.Name); return nil }
+			m.Used = func() bool { return used && m.Name == "iptables" }
+		}
+		if err := proxy.Cleanup(t.Context(), w.o.Modes, w.o.StateFile); err != nil {
+			t.Error(err)
+		}
+		if did := w.did(); slices.Equal(did, []string{"cleanup iptables"}) != used || len(did) > 1 {
+			t.Errorf("used %t: %v", used, did)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/nodeagent/nodeagent/pkg/proxy"
 	"github.com/nodeagent/nodeagent/pkg/proxy/conntrack"
 	"github.com/nodeagent/nodeagent/pkg/proxy/plan"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
@@ -22,6 +23,7 @@ import (
 // another endpoint when its own serves no more, also when it began before there
 // was any, and is left alone otherwise, by restarts, too.
 func RunFlows(t *testing.T, w *World, b Restartable, lacks ...Lack) {
+	keeper, keeps := b.(proxy.FlowKeeper)
 	clients := map[netip.AddrPort]net.Conn{}
 	for name, port := range map[string]uint16{"cluster": 80, "external": 80, Node: 30080} {
 		for _, v6 := range []bool{false, true} {
@@ -58,7 +60,13 @@ func RunFlows(t *testing.T, w *World, b Restartable, lacks ...Lack) {
 			t.Fatal(err)
 		}
 		old = now
-		flows = w.clean(t, flows, conntrack.Serving{Frontends: plan.ServingUDP(r.snapshot(t))})
+		serving := plan.ServingUDP(r.snapshot(t))
+		if keeps {
+			if err := keeper.EndFlows(func(at, to netip.AddrPort) bool { return slices.Contains(serving[at], to) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		flows = w.clean(t, flows, conntrack.Serving{Frontends: serving})
 		want := []string{step.want}
 		if step.want == PodA && strings.Contains(step.endpoints, "draining") && slices.Contains(lacks, DrainingFlow) {
 			want = append(want, PodB)

@@ -22,6 +22,6 @@ const (
 
 // Lacks are those of each backend that has any. Its tests leave them out.
 var Lacks = map[string][]Lack{
-	"ipvs":      {LoopbackPorts, NewChoice, LeavingPorts, MarkedClient, DrainingFlow},
+	"ipvs":      {LoopbackPorts, NewChoice, LeavingPorts, MarkedClient},
 	"userspace": {ClientAddress, Survival, EmptyRanges, SCTP, OtherPorts, DrainingFlow, RemovedConns},
 }

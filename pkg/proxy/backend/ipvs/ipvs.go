@@ -24,8 +24,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/nodeagent/nodeagent/pkg/nfmonitor"
 	"github.com/nodeagent/nodeagent/pkg/nft"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
@@ -128,11 +126,11 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	}
 	routes, virtual := destinations(&now, own)
 	changes := ruleset.Diff(old, now)
-	services, text, err := b.plan(full, old, now, changes, virtual)
+	services, elements, err := b.plan(full, old, now, changes, virtual)
 	if err != nil {
 		return err
 	}
-	if err := b.nft(ctx, text); err != nil {
+	if err := b.program(ctx, full, now.Node, elements); err != nil {
 		return fmt.Errorf("program %d Service frontends: %w", len(changes), err)
 	}
 	b.virtual = virtual
@@ -167,9 +165,10 @@ func (t target) steps(have *service, cidrs []netip.Prefix) []step {
 	return difference(have, t.want, t.key.mark != 0 || inside(cidrs, t.key.addr))
 }
 
-// plan decides: virtual services in their order, and nft's text. With full
-// everything is a change, and what else the kernel holds of ours has to go.
-func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Change, virtual []netip.Addr) ([]target, *bytes.Buffer, error) {
+// plan decides: virtual services in their order, and each family's elements.
+// With full everything is a change, and what else the kernel holds of ours has
+// to go.
+func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Change, virtual []netip.Addr) ([]target, []*nft.Elements, error) {
 	targets := map[key]*service{}
 	if full {
 		for k := range b.have {
@@ -205,12 +204,9 @@ func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Ch
 		}
 		before, after = append(before, b4), append(after, af)
 	}
-	var text bytes.Buffer
+	var elements []*nft.Elements
 	for _, f := range families {
 		t := nft.NewElements(f.has)
-		if full {
-			fmt.Fprintf(&text, "add table %s %s\ndelete table %s %s\n%s", f.name, Table, f.name, Table, baseTable(f, now.Node))
-		}
 		for i, c := range changes {
 			if c.New != nil && f.has(c.New.Key.Addr) || c.Old != nil && f.has(c.Old.Key.Addr) {
 				t.Difference(before[i], after[i])
@@ -218,28 +214,48 @@ func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Ch
 		}
 		t.Addrs("virtual", b.virtual, virtual, netip.Addr.String)
 		t.Addrs("hairpin", old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
-		t.Write(&text, f.name, Table)
+		elements = append(elements, t)
 	}
 	out := make([]target, 0, len(targets))
 	for k, s := range targets {
 		out = append(out, target{k, s})
 	}
 	slices.SortFunc(out, func(a, b target) int { return a.key.compare(b.key) })
-	return out, &text, nil
+	return out, elements, nil
 }
 
 // do tells the kernel and remembers.
 func (b *Backend) do(steps []step) error {
 	for _, s := range steps {
-		if err := b.table.do(s); err != nil {
-			return fmt.Errorf("IPVS: %s: %w", s, err)
+		if err := b.tell(s); err != nil {
+			return err
 		}
 		b.have.apply(s)
-		if s.what == putDest && s.dest.weight == 0 {
-			b.draining[drain{s.of.key, s.dest.addr}] = b.opts.Clock()
-		}
+		b.remember(s)
 	}
 	return nil
+}
+
+func (b *Backend) tell(s step) error {
+	if err := b.table.do(s); err != nil {
+		return fmt.Errorf("IPVS: %s: %w", s, err)
+	}
+	return nil
+}
+
+// remember knows who is on its way out.
+func (b *Backend) remember(s step) {
+	at := drain{s.of.key, s.dest.addr}
+	switch {
+	case s.what == putDest && s.dest.weight == 0:
+		b.draining[at] = b.opts.Clock()
+	case s.what == putDest || s.what == deleteDest:
+		delete(b.draining, at)
+	case s.what == deleteService:
+		for _, d := range s.of.dests {
+			delete(b.draining, drain{s.of.key, d.addr})
+		}
+	}
 }
 
 // load reads what the kernel holds of ours and forgets everything else.
@@ -336,7 +352,11 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	var errs []error
 	if b.table == nil {
 		// Where IPVS is not there it is not loaded for this.
-		if _, err := netlink.GenlFamilyGet("IPVS"); err != nil {
+		none := false
+		if err := b.opts.In(func() error { none = absent(); return nil }); err != nil {
+			return err
+		}
+		if none {
 			errs = append(errs, b.openNetwork())
 		} else if err := b.open(ctx); err != nil {
 			return err
@@ -346,8 +366,8 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 		if err := b.load(ruleset.Ruleset{}); err != nil {
 			return err
 		}
-		for k, s := range b.have {
-			errs = append(errs, b.do([]step{{what: deleteService, of: service{key: k, scheduler: s.scheduler}}}))
+		for _, s := range b.have {
+			errs = append(errs, b.do([]step{{what: deleteService, of: *s}}))
 		}
 	}
 	var text bytes.Buffer

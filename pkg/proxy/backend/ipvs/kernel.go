@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
-	"slices"
+	"os"
 
 	"github.com/moby/ipvs"
 	"golang.org/x/sys/unix"
@@ -17,14 +18,19 @@ import (
 type table interface {
 	// list is what the keys are wanted of; others' may be there, too.
 	list(wanted func(key) bool) ([]service, error)
-	has(service) bool
+	// get is one of them; nil is that there is none.
+	get(key) (*service, error)
+	// text is what the kernel shows to people, read into buf. See look.go.
+	text(buf []byte) ([]byte, error)
 	do(step) error
 	close()
 }
 
-// kernelTable is spoken to over netlink. (/proc/net/ip_vs would give all at
-// once, but leaves some out while other network namespaces have theirs.)
-type kernelTable struct{ handle *ipvs.Handle }
+// kernelTable is spoken to over netlink.
+type kernelTable struct {
+	handle *ipvs.Handle
+	shown  *os.File
+}
 
 // openTable opens that of the calling thread's network namespace.
 func openTable() (table, error) {
@@ -32,12 +38,33 @@ func openTable() (table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open IPVS's netlink socket: %w", err)
 	}
-	return kernelTable{handle}, nil
+	shown, err := os.Open(shownIn)
+	if err != nil {
+		handle.Close()
+		return nil, fmt.Errorf("open IPVS's text: %w", err)
+	}
+	return kernelTable{handle, shown}, nil
 }
 
-func (t kernelTable) close() { t.handle.Close() }
+// shownIn is there when the kernel has IPVS in the calling thread's network
+// namespace. To ask for it loads no module.
+const shownIn = "/proc/thread-self/net/ip_vs"
 
-func (t kernelTable) has(s service) bool { return t.handle.IsServicePresent(wireService(s)) }
+func (t kernelTable) close() {
+	t.handle.Close()
+	t.shown.Close()
+}
+
+func (t kernelTable) text(buf []byte) ([]byte, error) {
+	if _, err := t.shown.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("read IPVS's text: %w", err)
+	}
+	out := bytes.NewBuffer(buf[:0])
+	if _, err := out.ReadFrom(t.shown); err != nil {
+		return nil, fmt.Errorf("read IPVS's text: %w", err)
+	}
+	return out.Bytes(), nil
+}
 
 func (t kernelTable) do(s step) error {
 	svc, dest := wireService(s.of), wireDest(s.dest)
@@ -104,39 +131,67 @@ func (t kernelTable) list(wanted func(key) bool) (out []service, err error) {
 		return nil, fmt.Errorf("read IPVS: virtual services: %w", err)
 	}
 	for _, w := range all {
-		s := service{key: key{mark: mark(w.FWMark)}, scheduler: w.SchedName, flags: w.Flags &^ (flagPersistent | flagHashed)}
-		if w.Flags&flagPersistent != 0 {
-			s.timeout = w.Timeout
+		k, err := keyOf(w)
+		if err != nil {
+			return nil, err
 		}
-		if w.FWMark == 0 {
-			addr, ok := netip.AddrFromSlice(w.Address)
-			if !ok {
-				return nil, fmt.Errorf("read IPVS: a virtual service with address %v", w.Address)
-			}
-			s.key = key{addr: addr, proto: ruleset.Proto(w.Protocol), port: w.Port}
-		}
-		if !wanted(s.key) {
+		if !wanted(k) {
 			continue
 		}
-		dests, err := t.handle.GetDestinations(w)
+		s, err := t.read(k, w)
 		if err != nil {
-			return nil, fmt.Errorf("read IPVS: servers of %s: %w", s.key, err)
+			return nil, err
 		}
-		for _, d := range dests {
-			addr, ok := netip.AddrFromSlice(d.Address)
-			if !ok {
-				return nil, fmt.Errorf("read IPVS: %s has a server with address %v", s.key, d.Address)
-			}
-			one := destination{addr: netip.AddrPortFrom(addr, d.Port), weight: d.Weight, conns: d.ActiveConnections + d.InactiveConnections}
-			if d.ConnectionFlags&ipvs.ConnectionFlagFwdMask != ipvs.ConnectionFlagMasq {
-				one.weight = foreignWeight
-			}
-			s.dests = append(s.dests, one)
-		}
-		slices.SortFunc(s.dests, func(a, b destination) int { return a.addr.Compare(b.addr) })
-		out = append(out, s)
+		out = append(out, *s)
 	}
 	return out, nil
+}
+
+func (t kernelTable) get(k key) (*service, error) {
+	w, err := t.handle.GetService(wireService(service{key: k}))
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read IPVS: %s: %w", k, err)
+	}
+	return t.read(k, w)
+}
+
+func keyOf(w *ipvs.Service) (key, error) {
+	if w.FWMark != 0 {
+		return key{mark: mark(w.FWMark)}, nil
+	}
+	addr, ok := netip.AddrFromSlice(w.Address)
+	if !ok {
+		return key{}, fmt.Errorf("read IPVS: a virtual service with address %v", w.Address)
+	}
+	return key{addr: addr, proto: ruleset.Proto(w.Protocol), port: w.Port}, nil
+}
+
+// read also reads the servers.
+func (t kernelTable) read(k key, w *ipvs.Service) (*service, error) {
+	s := &service{key: k, scheduler: w.SchedName, flags: w.Flags &^ (flagPersistent | flagHashed)}
+	if w.Flags&flagPersistent != 0 {
+		s.timeout = w.Timeout
+	}
+	dests, err := t.handle.GetDestinations(w)
+	if err != nil {
+		return nil, fmt.Errorf("read IPVS: servers of %s: %w", k, err)
+	}
+	for _, d := range dests {
+		addr, ok := netip.AddrFromSlice(d.Address)
+		if !ok {
+			return nil, fmt.Errorf("read IPVS: %s has a server with address %v", k, d.Address)
+		}
+		one := destination{addr: netip.AddrPortFrom(addr, d.Port), weight: d.Weight, conns: d.ActiveConnections + d.InactiveConnections}
+		if d.ConnectionFlags&ipvs.ConnectionFlagFwdMask != ipvs.ConnectionFlagMasq {
+			one.weight = foreignWeight
+		}
+		s.dests = append(s.dests, one)
+	}
+	s.sort()
+	return s, nil
 }
 
 // foreignWeight is of a server that is not reached by address translation: it

@@ -211,11 +211,31 @@ func (m *marks) elements(f *ruleset.Frontend) (out []nft.Element) {
 	return out
 }
 
-// nft runs one transaction, if there is something in it; the caller holds the
-// lock.
-func (b *Backend) nft(ctx context.Context, text *bytes.Buffer) error {
-	if text.Len() == 0 {
-		return nil
+// program makes one transaction of the families' elements; with full it replaces
+// the tables. A change of a few elements needs no program.
+func (b *Backend) program(ctx context.Context, full bool, node ruleset.Node, elements []*nft.Elements) error {
+	batch, small := nft.NewBatch(), !full
+	for i, f := range families {
+		small = small && batch.Elements(elements[i], f.any.Is6(), Table)
 	}
+	switch {
+	case small && batch.Empty():
+		return nil
+	case small:
+		return b.monitor.Counted(func() error { return b.opts.In(batch.Send) })
+	}
+	var text bytes.Buffer
+	for i, f := range families {
+		if full {
+			// Deleting what may not be there is an error, unless it was added first.
+			fmt.Fprintf(&text, "add table %s %s\ndelete table %s %s\n%s", f.name, Table, f.name, Table, baseTable(f, node))
+		}
+		elements[i].Write(&text, f.name, Table)
+	}
+	return b.nft(ctx, &text)
+}
+
+// nft runs one transaction; the caller holds the lock.
+func (b *Backend) nft(ctx context.Context, text *bytes.Buffer) error {
 	return b.monitor.Counted(func() error { return b.opts.Nft.Apply(ctx, text) })
 }

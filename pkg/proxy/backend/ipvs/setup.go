@@ -54,6 +54,10 @@ func Supported(ctx context.Context) error {
 	return fmt.Errorf("the kernel has no IPVS (module ip_vs): %w: %s", modErr, strings.TrimSpace(string(out)))
 }
 
+// Used says that there may be something of ours: without IPVS there is nothing,
+// since nobody can unload it under a virtual service.
+func Used() bool { return !absent() }
+
 // Detect says what of kernel or tools is missing. It asks nft to check the
 // tables, and changes nothing but for the module.
 func Detect(ctx context.Context, opts Options) error {

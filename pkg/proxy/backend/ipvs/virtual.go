@@ -84,10 +84,10 @@ type marked struct {
 // marks hands them out.
 type marks struct {
 	of   map[marked]mark
-	used map[mark]bool
+	used map[mark]marked
 }
 
-func newMarks() *marks { return &marks{map[marked]mark{}, map[mark]bool{}} }
+func newMarks() *marks { return &marks{map[marked]mark{}, map[mark]marked{}} }
 
 func (m *marks) get(of marked) (mark, error) {
 	if have, ok := m.of[of]; ok {
@@ -109,8 +109,9 @@ func (m *marks) get(of marked) (mark, error) {
 	h := fnv.New32a()
 	fmt.Fprintf(h, "%s %t", of.frontend, of.inside)
 	for n := mark(h.Sum32()); ; n++ {
-		if got := base | n&markHash; !m.used[got] {
-			m.of[of], m.used[got] = got, true
+		got := base | n&markHash
+		if _, taken := m.used[got]; !taken {
+			m.of[of], m.used[got] = got, of
 			return got, nil
 		}
 	}
@@ -137,6 +138,11 @@ type service struct {
 	flags     uint32 // of the scheduler
 	timeout   uint32 // of the affinity, in seconds; 0 is none
 	dests     []destination
+	seen      uint // the last look that saw it in the kernel's text
+}
+
+func (s *service) sort() {
+	slices.SortFunc(s.dests, func(a, b destination) int { return a.addr.Compare(b.addr) })
 }
 
 // Flags of the schedulers; sh and mh without them refuse the clients of a
@@ -173,7 +179,7 @@ func newService(k key, scheduler string, affinity uint32, to []netip.AddrPort) s
 	for i, a := range to {
 		s.dests[i] = destination{addr: a, weight: 1}
 	}
-	slices.SortFunc(s.dests, func(a, b destination) int { return a.addr.Compare(b.addr) })
+	s.sort()
 	return s
 }
 
@@ -200,12 +206,9 @@ func (m *marks) virtual(f *ruleset.Frontend, scheduler string) (out []service, e
 	return out, err
 }
 
-// drains says that a destination may go gracefully. UDP has no end of a
-// connection, as for kube-proxy; dh chooses by the Service's address and would
-// refuse everybody while its server is on the way out.
-func drains(k key, scheduler string) bool {
-	return k.protocol() != ruleset.UDP && scheduler != "dh"
-}
+// drains says that a destination may go gracefully: dh chooses by the Service's
+// address and would refuse everybody while its server is on the way out.
+func drains(scheduler string) bool { return scheduler != "dh" }
 
 // step is one message to the kernel.
 type step struct {
@@ -239,21 +242,42 @@ func (s step) String() string {
 // Either may be nil. graceful keeps the connections of a service that goes.
 // With another scheduler what was on its way out goes at once: mh keeps places
 // for it, and would not choose as it does for the Service's other addresses.
-func difference(have, want *service, graceful bool) (steps []step) {
+func difference(have, want *service, graceful bool) []step {
 	if want == nil {
-		if !graceful || !drains(have.key, have.scheduler) || len(have.dests) == 0 {
+		if !graceful || !drains(have.scheduler) || len(have.dests) == 0 {
 			return []step{{what: deleteService, of: *have}}
 		}
 		want = &service{key: have.key, scheduler: have.scheduler, flags: have.flags, timeout: have.timeout}
 	}
+	drain := drains(want.scheduler) && (have == nil || have.scheduler == want.scheduler)
+	return steps(have, want, func(d destination) (step, bool) {
+		if !drain {
+			return step{what: deleteDest, of: *want, dest: d}, true
+		}
+		change := d.weight != 0
+		d.weight = 0
+		return step{what: putDest, exists: true, of: *want, dest: d}, change
+	})
+}
+
+// repair are the steps from what somebody else made of a virtual service to
+// what we remember of it. Either may be nil.
+func repair(is, have *service) []step {
+	if have == nil {
+		return []step{{what: deleteService, of: *is}}
+	}
+	return steps(is, have, func(d destination) (step, bool) { return step{what: deleteDest, of: *have, dest: d}, true })
+}
+
+// steps make a virtual service another one; gone says what becomes of a
+// destination that the other one has not, if anything.
+func steps(have, want *service, gone func(destination) (step, bool)) (out []step) {
 	var old []destination
-	drain := drains(want.key, want.scheduler)
 	if have != nil {
 		old = have.dests
-		drain = drain && have.scheduler == want.scheduler
 	}
 	if have == nil || have.scheduler != want.scheduler || have.flags != want.flags || have.timeout != want.timeout {
-		steps = append(steps, step{what: putService, exists: have != nil, of: *want})
+		out = append(out, step{what: putService, exists: have != nil, of: *want})
 	}
 	now := want.dests
 	for len(old) > 0 || len(now) > 0 {
@@ -267,26 +291,22 @@ func difference(have, want *service, graceful bool) (steps []step) {
 			order = old[0].addr.Compare(now[0].addr)
 		}
 		switch {
-		case order < 0 && !drain:
-			steps = append(steps, step{what: deleteDest, of: *want, dest: old[0]})
-			old = old[1:]
 		case order < 0:
-			if d := old[0]; d.weight != 0 {
-				d.weight = 0
-				steps = append(steps, step{what: putDest, exists: true, of: *want, dest: d})
+			if s, ok := gone(old[0]); ok {
+				out = append(out, s)
 			}
 			old = old[1:]
 		case order > 0:
-			steps = append(steps, step{what: putDest, of: *want, dest: now[0]})
+			out = append(out, step{what: putDest, of: *want, dest: now[0]})
 			now = now[1:]
 		default:
 			if old[0].weight != now[0].weight {
-				steps = append(steps, step{what: putDest, exists: true, of: *want, dest: now[0]})
+				out = append(out, step{what: putDest, exists: true, of: *want, dest: now[0]})
 			}
 			old, now = old[1:], now[1:]
 		}
 	}
-	return steps
+	return out
 }
 
 // state is what the kernel holds of ours, by key.

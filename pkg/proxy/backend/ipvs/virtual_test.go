@@ -3,14 +3,18 @@ package ipvs
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nodeagent/nodeagent/internal/testbed"
 	"github.com/nodeagent/nodeagent/internal/testbed/services"
+	"github.com/nodeagent/nodeagent/pkg/nfmonitor"
+	"github.com/nodeagent/nodeagent/pkg/nft"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
 )
 
@@ -18,15 +22,16 @@ import (
 type fakeTable struct {
 	services map[key]map[netip.AddrPort]int
 	spec     map[key]service
-	messages int
+	conns    map[netip.AddrPort]int
+	hidden   key // from the text
+	asked    int
 }
 
 func newFake() *fakeTable {
-	return &fakeTable{services: map[key]map[netip.AddrPort]int{}, spec: map[key]service{}}
+	return &fakeTable{services: map[key]map[netip.AddrPort]int{}, spec: map[key]service{}, conns: map[netip.AddrPort]int{}}
 }
 
 func (f *fakeTable) do(s step) error {
-	f.messages++
 	k := s.of.key
 	dests, there := f.services[k]
 	_, known := dests[s.dest.addr]
@@ -44,7 +49,7 @@ func (f *fakeTable) do(s step) error {
 			f.services[k] = map[netip.AddrPort]int{}
 		}
 		spec := s.of
-		spec.dests = nil
+		spec.dests, spec.seen = nil, 0
 		f.spec[k] = spec
 	case deleteService:
 		delete(f.services, k)
@@ -62,7 +67,7 @@ func (f *fakeTable) now() state {
 	out := state{}
 	for k, s := range f.spec {
 		for a, weight := range f.services[k] {
-			s.dests = append(s.dests, destination{addr: a, weight: weight})
+			s.dests = append(s.dests, destination{addr: a, weight: weight, conns: f.conns[a]})
 		}
 		slices.SortFunc(s.dests, func(a, b destination) int { return a.addr.Compare(b.addr) })
 		out[k] = &s
@@ -151,10 +156,10 @@ func TestGone(t *testing.T) {
 		steps      string
 	}{
 		"the last server":         {of(tcp, "rr", at), of(tcp, "rr"), "[change server 10.1.0.1:80 of 10.96.0.1:80/tcp]"},
-		"over UDP":                {of(udp, "rr", at), of(udp, "rr"), "[delete server 10.1.0.1:80 of 10.96.0.1:80/udp]"},
+		"over UDP":                {of(udp, "rr", at), of(udp, "rr"), "[change server 10.1.0.1:80 of 10.96.0.1:80/udp]"},
 		"with dh":                 {of(tcp, "dh", at), of(tcp, "dh"), "[delete server 10.1.0.1:80 of 10.96.0.1:80/tcp]"},
 		"the Service":             {of(tcp, "rr", at), nil, "[change server 10.1.0.1:80 of 10.96.0.1:80/tcp]"},
-		"the Service over UDP":    {of(udp, "rr", at), nil, "[delete virtual service 10.96.0.1:80/udp (scheduler rr)]"},
+		"the Service over UDP":    {of(udp, "rr", at), nil, "[change server 10.1.0.1:80 of 10.96.0.1:80/udp]"},
 		"an external address":     {of(outside, "rr", at), nil, "[delete virtual service 203.0.113.1:80/tcp (scheduler rr)]"},
 		"a mark":                  {of(key{mark: markOurs | 5}, "rr", at), nil, "[change server 10.1.0.1:80 of mark 0x4e000005]"},
 		"with the scheduler":      {of(tcp, "rr", at), of(tcp, "lc"), "[change virtual service 10.96.0.1:80/tcp (scheduler lc) delete server 10.1.0.1:80 of 10.96.0.1:80/tcp]"},
@@ -257,11 +262,11 @@ func TestRules(t *testing.T) {
 		for range 10 {
 			now := services.RandomRuleset(t, r)
 			now.Node = node
-			_, text, err := b.plan(true, ruleset.Ruleset{}, now, ruleset.Diff(ruleset.Ruleset{}, now), now.ClusterIPs)
+			_, elements, err := b.plan(true, ruleset.Ruleset{}, now, ruleset.Diff(ruleset.Ruleset{}, now), now.ClusterIPs)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := b.nft(context.Background(), text); err != nil {
+			if err := b.program(context.Background(), true, node, elements); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 		}
@@ -284,27 +289,97 @@ func TestOwnChangesAreNotForeign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := make(chan struct{}, 100)
+	defer watch.route.Close()
+	found := make(chan string, 100)
+	b.opts.Log = slog.New(warnings(found))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- watch.Run(ctx, func() { found <- struct{}{} }) }()
+	go func() {
+		ended <- watch.nft.Run(ctx, nfmonitor.Watcher{
+			Touches: func(p nfmonitor.Part) bool { return p.Table == Table },
+			Changed: func(map[nfmonitor.Part]bool, string) { found <- "nftables" },
+			Lost:    func() { found <- "lost" },
+		})
+	}()
 	r := rand.New(rand.NewPCG(5, 6))
 	var old ruleset.Ruleset
-	for i := range 30 {
+	for i := range 10 {
 		now := services.RandomRuleset(t, r)
-		if i%5 == 4 {
+		if i%4 == 3 {
 			b.Forget()
 		}
 		if err := b.Apply(context.Background(), old, now); err != nil {
 			t.Fatal(err)
 		}
 		old = now
-		if foreign, err := watch.look(true); err != nil || foreign != "" {
+		if foreign, err := watch.once(); err != nil || foreign != "" {
 			t.Fatalf("change %d: %q, %v", i, foreign, err)
 		}
 	}
 	cancel()
 	if err := <-ended; err != nil || len(found) > 0 {
 		t.Errorf("%d changes by others, %v", len(found), err)
+	}
+}
+
+// warnings hands over the log's.
+type warnings chan<- string
+
+func (w warnings) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (w warnings) WithAttrs([]slog.Attr) slog.Handler           { return w }
+func (w warnings) WithGroup(string) slog.Handler                { return w }
+func (w warnings) Handle(_ context.Context, r slog.Record) error {
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool { text += " " + a.String(); return true })
+	w <- text
+	return nil
+}
+
+// The tables hold the same after changes without nft as when nft loads them.
+func TestElementsWithoutProgram(t *testing.T) {
+	testbed.Require(t, "nft", "nsenter")
+	w := services.New(t)
+	list := func() string {
+		out, err := nft.Command(w.Command("nft")).Run(t.Context(), nil, "-s", "list", "ruleset")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// One element on each line, in whatever order.
+		lines := strings.FieldsFunc(strings.ReplaceAll(string(out), "elements = {", "\n"), func(r rune) bool { return r == '\n' || r == ',' || r == '}' })
+		for i := range lines {
+			lines[i] = strings.TrimSpace(lines[i])
+		}
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
+	}
+	load := func(b *Backend, full bool, old, now ruleset.Ruleset) {
+		t.Helper()
+		_, elements, err := b.plan(full, old, now, ruleset.Diff(old, now), now.ClusterIPs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.program(t.Context(), full, ruleset.Node{}, elements); err != nil {
+			t.Fatal(err)
+		}
+		b.virtual = now.ClusterIPs
+	}
+	backend := func() *Backend {
+		b := New(Options{Nft: w.Command("nft"), In: func(f func() error) error { return w.In(services.Node, f) }})
+		b.marks = newMarks()
+		return b
+	}
+	r := rand.New(rand.NewPCG(7, 8))
+	old := services.RandomRuleset(t, r)
+	b := backend()
+	load(b, true, ruleset.Ruleset{}, old)
+	for i := range 10 {
+		now := services.RandomRuleset(t, r)
+		load(b, false, old, now)
+		got := list()
+		load(backend(), true, ruleset.Ruleset{}, now)
+		if want := list(); got != want {
+			t.Fatalf("change %d:\n%s\nnft loads\n%s", i, got, want)
+		}
+		old = now
 	}
 }
