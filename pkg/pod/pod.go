@@ -66,6 +66,9 @@ const (
 	// AnnotationBackoffLevel is how many crashes in a row a container follows,
 	// so that a restarted agent goes on with the same crash back-off.
 	AnnotationBackoffLevel = "nodeagent.dev/backoff-level"
+	// AnnotationReset is the container whose exit had all of the pod restarted
+	// before this one was made.
+	AnnotationReset = "nodeagent.dev/reset-by"
 	// AnnotationOrigin is the file, URL or "api" a pod came from; set on pods
 	// that the store hands out.
 	AnnotationOrigin = "nodeagent.dev/origin"
@@ -82,7 +85,28 @@ func IsTerminal(phase v1.PodPhase) bool {
 	return phase == v1.PodSucceeded || phase == v1.PodFailed
 }
 
-// Container finds a container or init container by name.
+// IsSidecar says that an init container goes on beside the others.
+func IsSidecar(c *v1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
+}
+
+// HasResetRule says that the exit of one of the pod's containers may have all of
+// them begin anew.
+func HasResetRule(p *v1.Pod) bool {
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			for _, r := range list[i].RestartPolicyRules {
+				if r.Action == v1.ContainerRestartRuleActionRestartAllContainers {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// Container finds a container by name, be it an init container (sidecars among
+// them), an app container or an ephemeral one.
 func Container(p *v1.Pod, name string) (c *v1.Container, init bool, ok bool) {
 	for i := range p.Spec.InitContainers {
 		if p.Spec.InitContainers[i].Name == name {
@@ -92,6 +116,11 @@ func Container(p *v1.Pod, name string) (c *v1.Container, init bool, ok bool) {
 	for i := range p.Spec.Containers {
 		if p.Spec.Containers[i].Name == name {
 			return &p.Spec.Containers[i], false, true
+		}
+	}
+	for i := range p.Spec.EphemeralContainers {
+		if e := &p.Spec.EphemeralContainers[i]; e.Name == name {
+			return (*v1.Container)(&e.EphemeralContainerCommon), false, true
 		}
 	}
 	return nil, false, false

@@ -1,6 +1,7 @@
 package podworker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,8 +90,14 @@ func (s *turn) act(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a life
 		return s.createContainer(ctx, p, observed, a)
 	case lifecycle.StartContainer:
 		return true, time.Time{}, s.startContainer(ctx, p, a, a.ID)
+	case lifecycle.RunPostStart:
+		s.postStart(ctx, p, observed, a)
+		return false, time.Time{}, nil
+	case lifecycle.RunPreStop:
+		s.preStop(ctx, p, observed, a)
+		return false, time.Time{}, nil
 	case lifecycle.KillContainer:
-		s.kill(ctx, p, a)
+		s.kill(ctx, p, observed, a)
 		return false, time.Time{}, nil
 	case lifecycle.RemoveContainer:
 		if err := s.m.Containers.RemoveContainer(ctx, a.ID); err != nil {
@@ -232,20 +239,25 @@ func (s *turn) startContainer(ctx context.Context, p *v1.Pod, a lifecycle.Action
 }
 
 // kill stops a container in the background, so that a shorter grace period can
-// still overtake a longer one.
-func (s *turn) kill(ctx context.Context, p *v1.Pod, a lifecycle.Action) {
+// still overtake a longer one. Its hook has a part of that time.
+func (s *turn) kill(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a lifecycle.Action) {
 	s.mu.Lock()
 	_, again := s.killing[a.ID]
 	s.killing[a.ID] = a.Deadline
 	s.mu.Unlock()
 	if !again {
-		s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeNormal, "Killing",
-			fmt.Sprintf("Stopping container %s: %s", a.Container, a.Reason))
+		s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeNormal, "Killing", cmp.Or(a.Message, "Stopping container "+a.Container))
 	}
+	hook := s.preStop(ctx, p, observed, a)
 	w := s.worker
 	s.kills.Go(func() {
-		grace := max(0, a.Deadline.Sub(w.m.Clock()))
-		err := w.m.Containers.StopContainer(ctx, a.ID, grace)
+		least := time.Duration(0)
+		if hook != nil {
+			least = lifecycle.MinGrace
+			hook.wait(ctx, a.Deadline.Sub(w.m.Clock()))
+		}
+		w.m.Hook("between preStop hook and StopContainer")
+		err := w.m.Containers.StopContainer(ctx, a.ID, max(least, a.Deadline.Sub(w.m.Clock())))
 		if err != nil && ctx.Err() == nil {
 			w.m.Log.Warn("cannot stop a container; will try again", "pod", pod.Describe(p), "container", a.Container, "err", err)
 			select {
@@ -305,6 +317,9 @@ func (s *turn) containerOptions(ctx context.Context, p *v1.Pod, spec *v1.Contain
 		ImageRef: image, LogPath: logPath(spec.Name, a.Attempt),
 		OOMScore:    s.m.oomScore(p, spec),
 		Annotations: map[string]string{pod.AnnotationBackoffLevel: strconv.Itoa(a.Level)},
+	}
+	if a.Reset != "" {
+		o.Annotations[pod.AnnotationReset] = a.Reset
 	}
 	vars := map[string]string{}
 	lookup := func(n string) (string, bool) { v, ok := vars[n]; return v, ok }

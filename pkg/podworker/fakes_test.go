@@ -454,12 +454,19 @@ func (n *node) Running(int, map[string]int) {}
 func (n *node) Probed(*v1.Pod, string, string, bool, time.Duration) {}
 func (n *node) ProbesEnded(*v1.Pod, string)                         {}
 
-// ExecSync answers a readiness probe with the exit code that the test has set.
-func (n *node) ExecSync(ctx context.Context, id string, _ []string, _ time.Duration) ([]byte, []byte, int32, error) {
+// ExecSync answers probes and hooks with the exit code that the test has set;
+// the command hang never ends.
+func (n *node) ExecSync(ctx context.Context, id string, cmd []string, _ time.Duration) ([]byte, []byte, int32, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.probes++
+	n.events = append(n.events, id+" runs "+cmd[0])
 	n.changed.Broadcast()
+	if cmd[0] == "hang" {
+		n.mu.Unlock()
+		<-ctx.Done()
+		n.mu.Lock()
+	}
 	return nil, nil, n.probeExit, ctx.Err()
 }
 

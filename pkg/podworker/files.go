@@ -65,12 +65,15 @@ func (m *Manager) removeContainerFiles(p *v1.Pod, observed *runtime.Pod, id stri
 		if c.ID != id {
 			continue
 		}
-		for _, path := range []string{
+		paths := []string{
 			m.logLink(p, c.Name, id),
 			filepath.Join(m.logDir(p), logPath(c.Name, c.Attempt)),
 			m.messageFile(p.UID, c.Name, c.Attempt),
-			m.readyFile(p.UID, c.Name, c.Attempt),
-		} {
+		}
+		for _, n := range allNotes {
+			paths = append(paths, m.noteFile(p.UID, c, n))
+		}
+		for _, path := range paths {
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				m.Log.Warn("cannot remove a file of a container that is gone", "pod", pod.Describe(p), "err", err)
 			}

@@ -90,6 +90,10 @@ func (s *turn) makeSandbox(ctx context.Context, p *v1.Pod, attempt uint32) error
 	if err := s.take(ctx); err != nil {
 		return err
 	}
+	if name := s.m.kernelName(p); len(name) > pod.MaxFQDN {
+		return fmt.Errorf("Failed to construct FQDN from Pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)", //lint:ignore ST1005 kubelet's own words
+			name, pod.MaxFQDN, len(name))
+	}
 	s.mounted = nil // what a reboot took is set up again
 	if err := s.prepare(ctx, p); err != nil {
 		return err
@@ -106,15 +110,26 @@ func (s *turn) makeSandbox(ctx context.Context, p *v1.Pod, attempt uint32) error
 func (s *turn) sandboxOptions(p *v1.Pod, attempt uint32) runtime.SandboxOptions {
 	return runtime.SandboxOptions{
 		Attempt: attempt, LogDir: s.m.logDir(p), CgroupParent: s.m.Cgroups.Parent(p),
-		DNS: s.m.DNS(p), Hostname: s.m.hostname(p),
+		DNS: s.m.DNS(p), Hostname: s.m.kernelName(p),
 	}
+}
+
+// kernelName is what uname tells in the pod: its full name, if it asks for that.
+func (m *Manager) kernelName(p *v1.Pod) string {
+	if full := m.fqdn(p); full != "" && !p.Spec.HostNetwork && p.Spec.SetHostnameAsFQDN != nil && *p.Spec.SetHostnameAsFQDN {
+		return full
+	}
+	return m.hostname(p)
 }
 
 // hostname is the one that the pod asks for, else its name, cut to what the
 // kernel takes; pods on the host's network have the node's.
 func (m *Manager) hostname(p *v1.Pod) string {
-	if p.Spec.HostNetwork {
+	switch {
+	case p.Spec.HostNetwork:
 		return m.Hostname
+	case p.Spec.HostnameOverride != nil:
+		return *p.Spec.HostnameOverride
 	}
 	name := cmp.Or(p.Spec.Hostname, p.Name)
 	if len(name) > maxHostname {
@@ -125,7 +140,7 @@ func (m *Manager) hostname(p *v1.Pod) string {
 
 // fqdn is what DNS calls a pod that has a subdomain; else empty.
 func (m *Manager) fqdn(p *v1.Pod) string {
-	if p.Spec.Subdomain == "" {
+	if p.Spec.Subdomain == "" || p.Spec.HostnameOverride != nil {
 		return ""
 	}
 	return m.hostname(p) + "." + p.Spec.Subdomain + "." + p.Namespace + ".svc." + m.ClusterDomain

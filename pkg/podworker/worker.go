@@ -44,16 +44,18 @@ type worker struct {
 	messages  map[string]string          // termination messages by container ID
 	failures  map[string]*failure        // by failureKey
 	waiting   map[string]v1.ContainerStateWaiting
-	stale     string          // why volumes are not what their objects say now
-	looked    *runtime.Pod    // the last look
-	probes    *probe.Pod      // set by run
-	ready     map[string]bool // what is noted down of containers that are probed, by ID
+	stale     string           // why volumes are not what their objects say now
+	looked    *runtime.Pod     // the last look
+	probes    *probe.Pod       // set by run
+	notes     map[string]notes // what is noted down of containers that run, by ID
+	expired   bool             // its activeDeadlineSeconds are over, and its user was told
 
 	// afresh asks to try at once what failed.
 	afresh atomic.Bool
 
 	mu      sync.Mutex
 	killing map[string]time.Time
+	hooks   map[hookID]*hook
 	seen    string
 	// starting ends the making of a sandbox that is under way.
 	starting context.CancelFunc
@@ -64,7 +66,7 @@ func newWorker(m *Manager, uid types.UID, orphan *store.Record) *worker {
 		m: m, uid: uid, orphan: orphan, wake: make(chan struct{}, 1), probed: make(chan struct{}, 1),
 		stopped: map[string]bool{}, running: map[string]bool{}, messages: map[string]string{},
 		failures: map[string]*failure{}, waiting: map[string]v1.ContainerStateWaiting{},
-		killing: map[string]time.Time{}, ready: map[string]bool{},
+		killing: map[string]time.Time{}, hooks: map[hookID]*hook{}, notes: map[string]notes{},
 	}
 }
 
@@ -128,12 +130,10 @@ func (w *worker) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-w.probed:
-			// Nothing is to be done, and whoever sends traffic must know at once:
-			// the runtime is not asked first.
+			// Whoever sends traffic must know at once: the runtime is not asked first.
 			if rec, ok := w.record(); ok && w.looked != nil {
 				w.writeStatus(rec, w.looked)
 			}
-			continue
 		case <-w.wake:
 		case <-timer.C:
 		}
@@ -214,6 +214,7 @@ func (s *turn) turn(ctx context.Context, rec store.Record, observed runtime.Pod)
 	for name, wait := range plan.Waiting {
 		s.backingOff(rec.Pod, name, wait)
 	}
+	s.noteExpiry(rec, &observed)
 	s.writeStatus(rec, &observed)
 	wakeAt = plan.WakeAt
 	for _, a := range plan.Actions {
@@ -228,6 +229,9 @@ func (s *turn) turn(ctx context.Context, rec store.Record, observed runtime.Pod)
 			wakeAt = retry
 		}
 		again = again || progress
+		if a.Barrier && progress && err == nil {
+			break
+		}
 		if a.Kind == lifecycle.Forget && err == nil {
 			return false, time.Time{}, true
 		}
@@ -246,7 +250,8 @@ func (s *turn) turn(ctx context.Context, rec store.Record, observed runtime.Pod)
 // container's bad image does not keep the others from starting.
 func independent(k lifecycle.Kind) bool {
 	switch k {
-	case lifecycle.CreateContainer, lifecycle.StartContainer, lifecycle.KillContainer, lifecycle.RemoveContainer:
+	case lifecycle.CreateContainer, lifecycle.StartContainer, lifecycle.KillContainer, lifecycle.RemoveContainer,
+		lifecycle.RunPostStart, lifecycle.RunPreStop:
 		return true
 	default:
 		return false
@@ -256,7 +261,7 @@ func independent(k lifecycle.Kind) bool {
 func (s *turn) input(rec store.Record, observed runtime.Pod) lifecycle.Input {
 	in := lifecycle.Input{
 		Pod: rec.Pod, Observed: observed, Stopped: s.stopped,
-		Killing: map[string]time.Time{},
+		Killing: map[string]time.Time{}, Known: s.judge(rec.Pod, &observed), Accepted: rec.Accepted,
 		End:     s.refused != nil || s.evicted.Load() != nil || pod.IsTerminal(rec.Pod.Status.Phase),
 		Hurry:   s.evicted.Load() != nil,
 		Discard: s.discard.Load(),
@@ -268,6 +273,16 @@ func (s *turn) input(rec store.Record, observed runtime.Pod) lifecycle.Input {
 	}
 	s.mu.Unlock()
 	return in
+}
+
+// noteExpiry tells the user, once, that a pod was active for long enough.
+func (s *turn) noteExpiry(rec store.Record, observed *runtime.Pod) {
+	if s.expired || s.orphan != nil || rec.Pod.DeletionTimestamp != nil || pod.IsTerminal(rec.Pod.Status.Phase) ||
+		!lifecycle.Expired(rec.Pod, *observed, rec.Accepted, s.m.Clock()) {
+		return
+	}
+	s.expired = true
+	s.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeNormal, status.ReasonDeadlineExceeded, status.MessageDeadlineExceeded)
 }
 
 // note remembers what this look shows and measures how late exits are seen.
@@ -351,7 +366,7 @@ func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
 	}
 	st := status.Compute(status.Input{
 		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Evicted: w.evicted.Load(), Messages: w.messages,
-		Unready: w.unready(rec.Pod, observed), NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
+		Known: w.judge(rec.Pod, observed), NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
 	})
 	// One that was Unknown was started by an earlier agent.
 	became := st.Phase == v1.PodRunning && rec.Pod.Status.Phase == v1.PodPending

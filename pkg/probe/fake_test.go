@@ -128,7 +128,7 @@ var web = &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default
 
 // execProbe is a container that is probed by a command each second.
 func execProbe(id string) Container {
-	return Container{ID: id, Host: "127.0.0.1", Started: start, Spec: &v1.Container{Name: "main", ReadinessProbe: &v1.Probe{
+	return Container{ID: id, Host: "127.0.0.1", Began: start, Spec: &v1.Container{Name: "main", ReadinessProbe: &v1.Probe{
 		ProbeHandler:  v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"ready?"}}},
 		PeriodSeconds: 1, TimeoutSeconds: 1, SuccessThreshold: 1, FailureThreshold: 1,
 	}}}

@@ -38,7 +38,7 @@ func newTransport() *http.Transport {
 // httpGet is good for a status from 200 to 399. A redirect to another host is
 // not followed: it is good, with a warning.
 func (p *Prober) httpGet(ctx context.Context, c Container, h *v1.HTTPGetAction) answer {
-	req, err := newRequest(ctx, c, h)
+	req, err := newRequest(ctx, c, h, userAgent)
 	if err != nil {
 		return answer{err: err}
 	}
@@ -72,7 +72,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-func newRequest(ctx context.Context, c Container, h *v1.HTTPGetAction) (*http.Request, error) {
+func newRequest(ctx context.Context, c Container, h *v1.HTTPGetAction, agent string) (*http.Request, error) {
 	addr, err := address(c, h.Host, h.Port)
 	if err != nil {
 		return nil, err
@@ -90,7 +90,7 @@ func newRequest(ctx context.Context, c Container, h *v1.HTTPGetAction) (*http.Re
 		req.Header.Add(header.Name, header.Value)
 	}
 	if _, ok := req.Header["User-Agent"]; !ok {
-		req.Header.Set("User-Agent", userAgent)
+		req.Header.Set("User-Agent", agent)
 	}
 	if _, ok := req.Header["Accept"]; !ok {
 		req.Header.Set("Accept", "*/*")

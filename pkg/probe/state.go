@@ -1,15 +1,20 @@
 package probe
 
 import (
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
-// state is what the probes of one container have come to.
+// state is what the probes of one kind and container have come to.
 type state struct {
 	// good is the verdict: it changes when enough probes in a row say otherwise.
 	good bool
+	// settled is true when the latest probe was the last of enough.
+	settled bool
 	// last is what the latest probe said, run how many in a row have said so.
 	last bool
 	run  int32
@@ -25,7 +30,8 @@ func (s state) after(good bool, spec *v1.Probe) state {
 		threshold = spec.SuccessThreshold
 	}
 	// It stays at the threshold: a container may be probed for years.
-	if s.run = min(s.run+1, threshold); s.run >= threshold {
+	s.run = min(s.run+1, threshold)
+	if s.settled = s.run >= threshold; s.settled {
 		s.good = good
 	}
 	return s
@@ -33,14 +39,28 @@ func (s state) after(good bool, spec *v1.Probe) state {
 
 // wait is how long it is until the next probe begins: the first one as soon as
 // the initial delay has passed since the container's start, each further one a
-// period after the one before began. previous is zero before the first.
-func wait(spec *v1.Probe, started, previous, now time.Time) time.Duration {
+// period after the one before began. previous is zero before the first, and
+// period is 0 when it is the one of the spec.
+func wait(spec *v1.Probe, period time.Duration, started, previous, now time.Time) time.Duration {
 	if !previous.IsZero() {
-		return previous.Add(seconds(spec.PeriodSeconds)).Sub(now)
+		if period == 0 {
+			period = seconds(spec.PeriodSeconds)
+		}
+		return previous.Add(period).Sub(now)
 	}
 	delay := seconds(spec.InitialDelaySeconds)
 	// A clock that was set back since the start must not hold the probe up.
 	return min(started.Add(delay).Sub(now), delay)
+}
+
+// Period is what an annotation of the pod says between two probes of that kind;
+// 0 when it says nothing.
+func Period(p *v1.Pod, container string, k Kind) time.Duration {
+	d, err := time.ParseDuration(p.Annotations[pod.ProbePeriodKey(strings.ToLower(string(k)), container)])
+	if err != nil {
+		return 0 // validation has refused it, or there is none
+	}
+	return max(d, pod.MinProbePeriod)
 }
 
 func seconds(n int32) time.Duration { return time.Duration(n) * time.Second }

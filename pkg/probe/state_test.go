@@ -56,7 +56,7 @@ func TestWait(t *testing.T) {
 			previous = at(tc.previous)
 		}
 		spec := &v1.Probe{InitialDelaySeconds: tc.delay, PeriodSeconds: tc.period}
-		if got := wait(spec, began, previous, at(tc.now)); got != at(tc.want).Sub(began) {
+		if got := wait(spec, 0, began, previous, at(tc.now)); got != at(tc.want).Sub(began) {
 			t.Errorf("%s: %s, want %gs", name, got, tc.want)
 		}
 	}

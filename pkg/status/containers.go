@@ -2,12 +2,14 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -20,6 +22,18 @@ func containers(in Input, specs []v1.Container, old []v1.ContainerStatus, waitin
 	out := make([]v1.ContainerStatus, 0, len(specs))
 	for i := range specs {
 		out = append(out, container(in, &specs[i], find(old, specs[i].Name), waiting))
+	}
+	return out
+}
+
+// ephemeral are the statuses of the containers for debugging, which are never
+// ready: nothing waits for them.
+func ephemeral(in Input) (out []v1.ContainerStatus) {
+	for i := range in.Pod.Spec.EphemeralContainers {
+		spec := (*v1.Container)(&in.Pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+		st := container(in, spec, find(in.Pod.Status.EphemeralContainerStatuses, spec.Name), ReasonContainerCreating)
+		st.Ready, st.Started = false, nil
+		out = append(out, st)
 	}
 	return out
 }
@@ -58,11 +72,20 @@ func container(in Input, spec *v1.Container, old *v1.ContainerStatus, waiting st
 	prev := previous(in.Observed, cur)
 	switch cur.State {
 	case runtime.StateRunning:
+		known := lifecycle.Known{Hooked: true, Started: true, Ready: true}
+		if k, ok := in.Known[cur.ID]; ok {
+			known = k
+		}
+		if !known.Hooked {
+			// It runs once its hook has ended, too.
+			st.State.Waiting = &v1.ContainerStateWaiting{Reason: waiting}
+			break
+		}
 		st.State.Running = &v1.ContainerStateRunning{StartedAt: seconds(cur.StartedAt)}
-		st.Ready, started = !in.Unready[cur.ID], true
+		st.Ready, started = known.Ready, known.Started
 	case runtime.StateExited:
 		end := terminated(in, cur)
-		if waits && lifecycle.Restarts(in.Pod, cur) {
+		if waits && (pod.IsSidecar(spec) || lifecycle.Restarts(in.Pod, spec, cur)) {
 			// It will run again: what it waits for is its state, the exit its last one.
 			st.State.Waiting = &wait
 			prev, st.LastTerminationState.Terminated = nil, end
@@ -125,7 +148,12 @@ func seconds(t time.Time) metav1.Time {
 func initialized(in Input, st *v1.PodStatus) (ok bool, reason, message string) {
 	var missing []string
 	for i := range st.InitContainerStatuses {
-		if c := &st.InitContainerStatuses[i]; !c.Ready {
+		c := &st.InitContainerStatuses[i]
+		done := c.Ready
+		if pod.IsSidecar(&in.Pod.Spec.InitContainers[i]) {
+			done = c.Started != nil && *c.Started
+		}
+		if !done {
 			missing = append(missing, c.Name)
 		}
 	}
@@ -142,9 +170,29 @@ func initialized(in Input, st *v1.PodStatus) (ok bool, reason, message string) {
 	return false, reasonNotInitialized, fmt.Sprintf("containers with incomplete status: [%s]", strings.Join(missing, " "))
 }
 
-// ready is the Ready condition of a pod whose phase is not final.
-func ready(in Input, st *v1.PodStatus) (ok bool, reason, message string) {
+// open says whether the conditions that the pod's readiness gates name are True.
+func open(in Input, conditions []v1.PodCondition) (ok bool, message string) {
+	var closed []string
+	for _, g := range in.Pod.Spec.ReadinessGates {
+		i := slices.IndexFunc(conditions, func(c v1.PodCondition) bool { return c.Type == g.ConditionType })
+		switch {
+		case i < 0:
+			closed = append(closed, fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", g.ConditionType))
+		case conditions[i].Status != v1.ConditionTrue:
+			closed = append(closed, fmt.Sprintf("the status of pod readiness gate %q is not \"True\", but %v", g.ConditionType, conditions[i].Status))
+		}
+	}
+	return len(closed) == 0, strings.Join(closed, ", ")
+}
+
+// containersReady is the ContainersReady condition of a pod whose phase is not final.
+func containersReady(in Input, st *v1.PodStatus) (ok bool, reason, message string) {
 	var missing []string
+	for i := range st.InitContainerStatuses {
+		if c := &st.InitContainerStatuses[i]; !c.Ready && pod.IsSidecar(&in.Pod.Spec.InitContainers[i]) {
+			missing = append(missing, c.Name)
+		}
+	}
 	for i := range st.ContainerStatuses {
 		if c := &st.ContainerStatuses[i]; !c.Ready {
 			missing = append(missing, c.Name)

@@ -20,11 +20,16 @@ const (
 	ReasonContainerCreating = "ContainerCreating"
 	ReasonPodInitializing   = "PodInitializing"
 	ReasonCrashLoopBackOff  = "CrashLoopBackOff"
+	ReasonDeadlineExceeded  = "DeadlineExceeded"
 	reasonNotReady          = "ContainersNotReady"
+	reasonGatesNotReady     = "ReadinessGatesNotReady"
 	reasonNotInitialized    = "ContainersNotInitialized"
 	reasonCompleted         = "PodCompleted"
 	reasonFailed            = "PodFailed"
 )
+
+// MessageDeadlineExceeded goes with its reason, in kubelet's words.
+const MessageDeadlineExceeded = "Pod was active on the node longer than the specified deadline"
 
 // Input is all that a status rests on.
 type Input struct {
@@ -40,9 +45,9 @@ type Input struct {
 	Evicted *Refusal
 	// Messages are termination messages by container ID.
 	Messages map[string]string
-	// Unready holds, by ID, the running containers whose readiness probe has not
-	// said yet that they are ready, or says that they are not.
-	Unready map[string]bool
+	// Known is what hooks and probes have said of running containers, by ID; one
+	// that is not in it has neither.
+	Known map[string]lifecycle.Known
 	// NodeIPs are the node's addresses, primary first.
 	NodeIPs []string
 	// RuntimeName prefixes container IDs: "containerd".
@@ -58,8 +63,9 @@ type Refusal struct{ Reason, Message string }
 // Compute returns the pod's status.
 func Compute(in Input) v1.PodStatus {
 	st := v1.PodStatus{
-		QOSClass:  cgroup.QOS(in.Pod),
-		StartTime: &metav1.Time{Time: in.Accepted.Truncate(time.Second)},
+		QOSClass:           cgroup.QOS(in.Pod),
+		StartTime:          &metav1.Time{Time: in.Accepted.Truncate(time.Second)},
+		ObservedGeneration: in.Pod.Generation,
 	}
 	for _, ip := range in.NodeIPs {
 		st.HostIPs = append(st.HostIPs, v1.HostIP{IP: ip})
@@ -80,13 +86,17 @@ func Compute(in Input) v1.PodStatus {
 	}
 	st.ContainerStatuses = containers(in, in.Pod.Spec.Containers, in.Pod.Status.ContainerStatuses, waiting)
 	for i := range st.InitContainerStatuses {
-		c := &st.InitContainerStatuses[i]
-		c.Ready = c.State.Terminated != nil && c.State.Terminated.ExitCode == 0
+		if c := &st.InitContainerStatuses[i]; !pod.IsSidecar(&in.Pod.Spec.InitContainers[i]) {
+			c.Ready = c.State.Terminated != nil && c.State.Terminated.ExitCode == 0
+		}
 	}
+	st.EphemeralContainerStatuses = ephemeral(in)
 	st.Phase = phase(in, &st)
 	switch {
 	case pod.IsTerminal(in.Pod.Status.Phase):
 		st.Reason, st.Message = in.Pod.Status.Reason, in.Pod.Status.Message
+	case expired(in) && (ended(in.Observed) || pod.IsTerminal(st.Phase)):
+		st.Phase, st.Reason, st.Message = v1.PodFailed, ReasonDeadlineExceeded, MessageDeadlineExceeded
 	case in.Evicted != nil && !pod.IsTerminal(st.Phase):
 		st.Phase, st.Reason, st.Message = v1.PodFailed, in.Evicted.Reason, in.Evicted.Message
 	}
@@ -148,6 +158,12 @@ func phase(in Input, st *v1.PodStatus) v1.PodPhase {
 		}
 	}
 	all := len(in.Pod.Spec.Containers)
+	for i := range st.InitContainerStatuses {
+		// The end of the pod is that of its sidecars.
+		if ended == all && st.InitContainerStatuses[i].State.Running != nil {
+			return v1.PodRunning
+		}
+	}
 	switch {
 	case started < all:
 		return v1.PodPending
@@ -158,6 +174,21 @@ func phase(in Input, st *v1.PodStatus) v1.PodPhase {
 	default:
 		return v1.PodSucceeded
 	}
+}
+
+// expired says that the pod is ended because it was active for too long.
+func expired(in Input) bool {
+	return in.Pod.DeletionTimestamp == nil && lifecycle.Expired(in.Pod, in.Observed, in.Accepted, in.Now)
+}
+
+// ended says that nothing runs.
+func ended(o runtime.Pod) bool {
+	for i := range o.Containers {
+		if s := o.Containers[i].State; s == runtime.StateRunning || s == runtime.StateUnknown {
+			return false
+		}
+	}
+	return true
 }
 
 func allEnded(cs []v1.ContainerStatus) bool {
@@ -180,22 +211,27 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 	}
 	sandbox := in.Observed.Sandbox()
 	inited, initReason, initMsg := initialized(in, &st)
-	ready, readyReason, readyMsg := ready(in, &st)
+	all, allReason, allMsg := containersReady(in, &st)
 	if reason != "" {
-		readyReason, readyMsg = reason, ""
-		ready = false
+		all, allReason, allMsg = false, reason, ""
 		if reason == reasonCompleted {
 			inited, initReason, initMsg = true, reasonCompleted, ""
 		}
 	}
-	list := []v1.PodCondition{
+	others := foreign(in.Pod)
+	ready, readyReason, readyMsg := all, allReason, allMsg
+	if opened, msg := open(in, others); all && !opened {
+		ready, readyReason, readyMsg = false, reasonGatesNotReady, msg
+	}
+	list := append(others, []v1.PodCondition{
 		{Type: v1.PodReadyToStartContainers, Status: status(sandbox != nil && sandbox.Ready)},
 		{Type: v1.PodInitialized, Status: status(inited), Reason: initReason, Message: initMsg},
 		{Type: v1.PodReady, Status: status(ready), Reason: readyReason, Message: readyMsg},
-		{Type: v1.ContainersReady, Status: status(ready), Reason: readyReason, Message: readyMsg},
+		{Type: v1.ContainersReady, Status: status(all), Reason: allReason, Message: allMsg},
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue},
-	}
-	for i := range list {
+	}...)
+	for i := len(others); i < len(list); i++ {
+		list[i].ObservedGeneration = in.Pod.Generation
 		list[i].LastTransitionTime = metav1.Time{Time: in.Now.Truncate(time.Second)}
 		for _, old := range in.Pod.Status.Conditions {
 			if old.Type == list[i].Type && old.Status == list[i].Status {
@@ -204,6 +240,25 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 		}
 	}
 	return list
+}
+
+// Own says that a condition is computed here; others are set from outside.
+func Own(t v1.PodConditionType) bool {
+	switch t {
+	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled:
+		return true
+	}
+	return false
+}
+
+// foreign are the pod's conditions that others have set.
+func foreign(p *v1.Pod) (out []v1.PodCondition) {
+	for _, c := range p.Status.Conditions {
+		if !Own(c.Type) {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 func status(b bool) v1.ConditionStatus {

@@ -9,6 +9,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
@@ -215,12 +216,13 @@ func TestWhatIsKept(t *testing.T) {
 // transition has a time of its own.
 func TestUnready(t *testing.T) {
 	p := testPod(v1.RestartPolicyAlways, "", "a b")
-	in := Input{Pod: p, Observed: observe(true, "", "a=running", "b=running"), Now: began, Unready: map[string]bool{"a-0": true, "b-0": false}}
+	in := Input{Pod: p, Observed: observe(true, "", "a=running", "b=running"), Now: began, Known: map[string]lifecycle.Known{
+		"a-0": {Hooked: true, Started: true}, "b-0": {Hooked: true, Started: true, Ready: true}}}
 	p.Status = Compute(in)
 	if got, want := brief(p.Status), "Running "+up+"+Initialized a=running b=running*"; got != want || !*p.Status.ContainerStatuses[0].Started {
 		t.Errorf("%s, want %s", got, want)
 	}
-	in.Unready, in.Now = nil, began.Add(time.Minute)
+	in.Known, in.Now = nil, began.Add(time.Minute)
 	st := Compute(in)
 	for _, c := range st.Conditions {
 		changed := c.Type == v1.PodReady || c.Type == v1.ContainersReady

@@ -3,19 +3,21 @@ package lifecycle
 import (
 	"time"
 
+	v1 "k8s.io/api/core/v1"
+
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
-// minGrace is what a container gets to end after its deadline has passed while
-// nobody was there to stop it, and when its pod is evicted.
-const minGrace = time.Second
+// MinGrace is what a container gets to end after its deadline has passed, be it
+// with its hook or because nobody was there to stop it, and when its pod is evicted.
+const MinGrace = 2 * time.Second
 
 // terminate ends a pod that is being deleted and then removes all its traces.
 func terminate(in Input) Plan {
 	deadline := in.Pod.DeletionTimestamp.Time
-	if pod.GracePeriod(in.Pod) > 0 && deadline.Before(in.Now.Add(minGrace)) {
-		deadline = in.Now.Add(minGrace)
+	if pod.GracePeriod(in.Pod) > 0 && deadline.Before(in.Now.Add(MinGrace)) {
+		deadline = in.Now.Add(MinGrace)
 	}
 	var plan Plan
 	if stopAll(in, deadline, &plan) {
@@ -46,11 +48,7 @@ func removeAll(in Input, plan *Plan) {
 // back.
 func windDown(in Input) Plan {
 	var plan Plan
-	deadline := in.Now.Add(pod.GracePeriod(in.Pod))
-	if in.Hurry {
-		deadline = in.Now.Add(minGrace)
-	}
-	if stopAll(in, deadline, &plan) {
+	if stopAll(in, windDownBy(in), &plan) {
 		return plan
 	}
 	plan.Ended = true
@@ -64,8 +62,29 @@ func windDown(in Input) Plan {
 	return plan
 }
 
+// windDownBy is by when a pod that stays on the books has to have ended: the
+// sidecars have the grace period from when the others have ended.
+func windDownBy(in Input) time.Time {
+	began := in.Now
+	at, limited := activeUntil(in.Pod, in.Accepted)
+	switch last := lastEnd(in.Pod, in.Observed); {
+	case in.Hurry:
+		return in.Now.Add(MinGrace)
+	case limited && Expired(in.Pod, in.Observed, in.Accepted, in.Now):
+		began = at
+	case !last.IsZero() && !mainAlive(in.Pod, in.Observed):
+		began = last
+	}
+	deadline := began.Add(pod.GracePeriod(in.Pod))
+	if earliest := in.Now.Add(MinGrace); deadline.Before(earliest) {
+		return earliest
+	}
+	return deadline
+}
+
 // stopAll stops containers, then sandboxes; it reports whether there is still
-// something to wait for.
+// something to wait for. Sidecars are stopped last, in reverse order, unless
+// the deadline has come.
 func stopAll(in Input, deadline time.Time, plan *Plan) bool {
 	waiting := false
 	for i := range in.Observed.Containers {
@@ -73,9 +92,17 @@ func stopAll(in Input, deadline time.Time, plan *Plan) bool {
 		switch {
 		case alive(c):
 			waiting = true
+			if !itsTurn(in, c) && in.Now.Add(MinGrace).Before(deadline) {
+				// The hook is run with those of the others, as kubelet does.
+				if spec, _, _ := pod.Container(in.Pod, c.Name); hasPreStop(spec) && !in.Known[c.ID].Stopping {
+					plan.add(Action{Kind: RunPreStop, Container: c.Name, ID: c.ID, Deadline: deadline})
+				}
+				plan.wake(deadline.Add(-MinGrace))
+				continue
+			}
 			// A shorter deadline replaces a longer one that is under way.
-			if by, busy := in.Killing[c.ID]; !busy || deadline.Before(by.Add(-minGrace)) {
-				plan.add(Action{Kind: KillContainer, Container: c.Name, ID: c.ID, Deadline: deadline, Reason: "the pod is ending"})
+			if by, busy := in.Killing[c.ID]; !busy || deadline.Before(by.Add(-MinGrace)) {
+				plan.add(Action{Kind: KillContainer, Container: c.Name, ID: c.ID, Deadline: deadline})
 			}
 		case c.State == runtime.StateCreated:
 			plan.add(Action{Kind: RemoveContainer, Container: c.Name, ID: c.ID})
@@ -93,6 +120,25 @@ func stopAll(in Input, deadline time.Time, plan *Plan) bool {
 	return waiting
 }
 
+// itsTurn says that those have ended that a container waits for in the end: a
+// sidecar for all that are none, and for the sidecars behind it.
+func itsTurn(in Input, c *runtime.Container) bool {
+	place := sidecar(in.Pod, c.Name)
+	if place < 0 {
+		return true
+	}
+	for i := range in.Observed.Containers {
+		if o := &in.Observed.Containers[i]; alive(o) && (sidecar(in.Pod, o.Name) < 0 || sidecar(in.Pod, o.Name) > place) {
+			return false
+		}
+	}
+	return true
+}
+
+func hasPreStop(spec *v1.Container) bool {
+	return spec != nil && spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil
+}
+
 func hasSandbox(o runtime.Pod, id string) bool {
 	for i := range o.Sandboxes {
 		if o.Sandboxes[i].ID == id {
@@ -107,12 +153,16 @@ func hasSandbox(o runtime.Pod, id string) bool {
 // that hold no container any more.
 func collect(in Input, plan *Plan) {
 	kept := map[string]int{}
+	reset := ""
+	if c := resetBy(in.Pod, in.Observed); c != nil {
+		reset = c.ID // it says what has to begin anew
+	}
 	holds := map[string]bool{}
 	for i := range in.Observed.Containers { // newest first
 		c := &in.Observed.Containers[i]
 		if c.State == runtime.StateExited {
 			kept[c.Name]++
-			if newest := in.Observed.Newest(c.Name); c != newest && kept[c.Name] > in.KeepDead+btoi(newest.State == runtime.StateExited) {
+			if newest := in.Observed.Newest(c.Name); c != newest && c.ID != reset && kept[c.Name] > in.KeepDead+btoi(newest.State == runtime.StateExited) {
 				plan.add(Action{Kind: RemoveContainer, Container: c.Name, ID: c.ID})
 				continue
 			}

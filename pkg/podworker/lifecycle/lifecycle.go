@@ -24,6 +24,10 @@ type Input struct {
 	Stopped map[string]bool
 	// Killing holds the containers that are being stopped, and by when.
 	Killing map[string]time.Time
+	// Known is what hooks and probes have said of running containers, by ID.
+	Known map[string]Known
+	// Accepted is when the pod began: its activeDeadlineSeconds count from there.
+	Accepted time.Time
 	// End is true when the pod is to be wound down although it is still
 	// wanted: it was refused, or its status is already final.
 	End bool
@@ -37,6 +41,28 @@ type Input struct {
 	KeepDead int
 	Now      time.Time
 }
+
+// Known is what is known of a running container that the runtime does not know.
+type Known struct {
+	// Hooked: its postStart hook has ended well.
+	Hooked bool
+	// Started: its startup probe was good, Ready: its readiness probe is.
+	Started, Ready bool
+	// Stopping: its preStop hook has begun.
+	Stopping bool
+	// Failed is why it has to be ended; empty when it has not.
+	Failed Failure
+}
+
+// Failure is why a running container has to be ended.
+type Failure string
+
+// The failures.
+const (
+	FailedStartup   Failure = "startup probe"
+	FailedLiveness  Failure = "liveness probe"
+	FailedPostStart Failure = "postStart hook"
+)
 
 // Kind is what an action does.
 type Kind string
@@ -54,7 +80,13 @@ const (
 	CreateContainer Kind = "CreateContainer"
 	// StartContainer starts the created container ID.
 	StartContainer Kind = "StartContainer"
-	// KillContainer stops container ID by Deadline, in the background.
+	// RunPostStart runs the postStart hook of container ID, in the background.
+	RunPostStart Kind = "RunPostStart"
+	// RunPreStop runs the preStop hook of container ID ahead of its turn to be
+	// killed, in the background.
+	RunPreStop Kind = "RunPreStop"
+	// KillContainer stops container ID by Deadline, after its preStop hook, in the
+	// background.
 	KillContainer Kind = "KillContainer"
 	// RemoveContainer forgets the dead container ID and its log.
 	RemoveContainer Kind = "RemoveContainer"
@@ -75,8 +107,15 @@ type Action struct {
 	Attempt   uint32
 	Init      bool
 	Level     int // back-off level that the new container starts with
-	Deadline  time.Time
-	Reason    string // for events: why a container is killed
+	// Reset is the container whose exit had all of the pod restarted.
+	Reset    string
+	Deadline time.Time
+	// Message is for the event of a killed container; empty: there is nothing to
+	// say beyond that.
+	Message string
+	// Barrier: once this is done the plan has to be made anew, as those behind it
+	// wait for what it begins.
+	Barrier bool
 }
 
 // Plan is what to do now and when to look again at the latest.
@@ -112,8 +151,12 @@ func Next(in Input) Plan {
 	if in.Pod.DeletionTimestamp != nil {
 		return terminate(in)
 	}
-	if in.End || Final(in.Pod, in.Observed) {
+	if in.End || Final(in.Pod, in.Observed) || Expired(in.Pod, in.Observed, in.Accepted, in.Now) {
 		return windDown(in)
 	}
-	return run(in)
+	plan := run(in)
+	if at, limited := activeUntil(in.Pod, in.Accepted); limited {
+		plan.wake(at)
+	}
+	return plan
 }

@@ -31,6 +31,8 @@ type world struct {
 	made     int
 	log      []string
 	gone     bool
+	known    map[string]Known // by container ID
+	slow     map[string]bool  // containers that end when the test says so
 }
 
 func newWorld(t *testing.T, policy v1.RestartPolicy, init, app int) *world {
@@ -42,18 +44,24 @@ func newWorld(t *testing.T, policy v1.RestartPolicy, init, app int) *world {
 	for i := range app {
 		p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "app" + strconv.Itoa(i), Image: "i"})
 	}
-	return &world{t: t, pod: p, now: epoch, stopped: map[string]bool{}, killing: map[string]time.Time{}}
+	return &world{t: t, pod: p, now: epoch, stopped: map[string]bool{}, killing: map[string]time.Time{}, known: map[string]Known{}, slow: map[string]bool{}}
 }
 
 func (w *world) next() Plan {
 	return Next(Input{
 		Pod: w.pod, Observed: w.observed, Stopped: w.stopped, Killing: w.killing, End: w.end, Hurry: w.hurry,
+		Known: w.known, Accepted: epoch,
 		Backoff: Backoff{Base: 10 * time.Second, Max: 300 * time.Second, Reset: 10 * time.Minute}, KeepDead: 1, Now: w.now,
 	})
 }
 
 // restart forgets what a killed agent forgets.
-func (w *world) restart() { w.stopped, w.killing = map[string]bool{}, map[string]time.Time{} }
+func (w *world) restart() {
+	for id, k := range w.known {
+		w.known[id] = Known{Hooked: k.Hooked, Started: k.Started, Ready: k.Ready} // what is noted down
+	}
+	w.stopped, w.killing = map[string]bool{}, map[string]time.Time{}
+}
 
 func (w *world) sandbox(id string) *runtime.Sandbox {
 	for i := range w.observed.Sandboxes {
@@ -114,7 +122,7 @@ func (w *world) do(a Action) {
 		spec, _, _ := pod.Container(w.pod, a.Container)
 		w.observed.Containers = slices.Insert(w.observed.Containers, 0, runtime.Container{
 			ID: "c" + strconv.Itoa(w.made), Name: a.Container, SandboxID: a.Sandbox, Attempt: a.Attempt, Init: a.Init, State: runtime.StateCreated,
-			SpecImage: spec.Image, CreatedAt: w.now, Annotations: map[string]string{pod.AnnotationBackoffLevel: strconv.Itoa(a.Level)}})
+			SpecImage: spec.Image, CreatedAt: w.now, Annotations: map[string]string{pod.AnnotationBackoffLevel: strconv.Itoa(a.Level), pod.AnnotationReset: a.Reset}})
 	case StartContainer:
 		c := w.container(a.ID)
 		if c.State != runtime.StateCreated || c.Interrupted {
@@ -123,9 +131,13 @@ func (w *world) do(a Action) {
 		c.State, c.StartedAt = runtime.StateRunning, w.now
 	case KillContainer:
 		w.killing[a.ID] = a.Deadline
-		if c := w.container(a.ID); c.State == runtime.StateRunning || c.State == runtime.StateUnknown {
+		if c := w.container(a.ID); !w.slow[c.Name] && (c.State == runtime.StateRunning || c.State == runtime.StateUnknown) {
 			w.exitID(a.ID, 143)
 		}
+	case RunPostStart, RunPreStop:
+		k := w.known[a.ID]
+		k.Stopping = k.Stopping || a.Kind == RunPreStop
+		w.known[a.ID] = k
 	case RemoveContainer:
 		if w.container(a.ID).State == runtime.StateRunning {
 			w.t.Fatalf("removing a running container: %v", w.log)
@@ -154,11 +166,13 @@ func (w *world) exit(name string, code int32) {
 func (w *world) settle() Plan {
 	for range 100 {
 		plan := w.next()
-		if len(plan.Actions) == 0 || onlyRelease(plan) {
+		if idle(plan) {
 			return plan
 		}
 		for _, a := range plan.Actions {
-			w.do(a)
+			if w.do(a); a.Barrier {
+				break
+			}
 		}
 		if w.gone {
 			return plan
@@ -168,7 +182,10 @@ func (w *world) settle() Plan {
 	return Plan{}
 }
 
-func onlyRelease(p Plan) bool { return len(p.Actions) == 1 && p.Actions[0].Kind == Release }
+// idle says that nothing but the repetition of what goes on is to be done.
+func idle(p Plan) bool {
+	return !slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Kind != Release && a.Kind != RunPostStart })
+}
 
 func (w *world) running() (names []string) {
 	for _, c := range w.observed.Containers {
@@ -338,7 +355,7 @@ func TestDeletionHonoursTheDeadlineAndLeavesNothing(t *testing.T) {
 	}
 	w.now = w.now.Add(time.Hour) // the agent was down meanwhile
 	for _, a := range w.next().Actions {
-		if d := a.Deadline.Sub(w.now); d != minGrace {
+		if d := a.Deadline.Sub(w.now); d != MinGrace {
 			t.Fatalf("late kill with %s", d)
 		}
 	}
@@ -374,7 +391,7 @@ func TestEvictionIsInAHurry(t *testing.T) {
 		t.Fatalf("%+v", plan.Actions)
 	}
 	for _, a := range plan.Actions {
-		if a.Kind != KillContainer || a.Deadline.Sub(w.now) != minGrace {
+		if a.Kind != KillContainer || a.Deadline.Sub(w.now) != MinGrace {
 			t.Errorf("%+v", a)
 		}
 	}

@@ -1,66 +1,14 @@
 package lifecycle
 
 import (
+	"fmt"
+	"time"
+
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
-
-// Final says that the pod's containers have all had their last run: nothing
-// will be started again under its restart policy.
-func Final(p *v1.Pod, o runtime.Pod) bool {
-	if InitFailed(p, o) {
-		return !anyAlive(o)
-	}
-	for i := range p.Spec.Containers {
-		c := o.Newest(p.Spec.Containers[i].Name)
-		if c == nil || c.State != runtime.StateExited || Restarts(p, c) {
-			return false
-		}
-	}
-	return true
-}
-
-// InitFailed says that an init container failed for good.
-func InitFailed(p *v1.Pod, o runtime.Pod) bool {
-	if p.Spec.RestartPolicy != v1.RestartPolicyNever {
-		return false
-	}
-	for i := range p.Spec.InitContainers {
-		if c := o.Newest(p.Spec.InitContainers[i].Name); c != nil && c.State == runtime.StateExited && c.ExitCode != 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// Restarts says whether the restart policy wants another run after this exit.
-func Restarts(p *v1.Pod, c *runtime.Container) bool {
-	switch p.Spec.RestartPolicy {
-	case v1.RestartPolicyNever:
-		return false
-	case v1.RestartPolicyOnFailure:
-		return c.ExitCode != 0
-	default:
-		return true
-	}
-}
-
-func anyAlive(o runtime.Pod) bool {
-	for i := range o.Containers {
-		if alive(&o.Containers[i]) {
-			return true
-		}
-	}
-	return false
-}
-
-// alive counts an unknown state as running: something may be there, and only a
-// stop makes sure.
-func alive(c *runtime.Container) bool {
-	return c.State == runtime.StateRunning || c.State == runtime.StateUnknown
-}
 
 // run brings a wanted pod towards running.
 func run(in Input) Plan {
@@ -70,15 +18,20 @@ func run(in Input) Plan {
 		replaceSandbox(in, &plan)
 		return plan
 	}
-	if killChanged(in, sandbox, &plan) {
+	if killUnwanted(in, sandbox, &plan) {
 		return plan
 	}
-	if initDone(in, sandbox) {
+	for i := range in.Pod.Spec.EphemeralContainers {
+		stepEphemeral(in, sandbox, &in.Pod.Spec.EphemeralContainers[i], &plan)
+	}
+	if initialise(in, sandbox, &plan) {
 		for i := range in.Pod.Spec.Containers {
-			step(in, sandbox, &in.Pod.Spec.Containers[i], false, &plan)
+			spec := &in.Pod.Spec.Containers[i]
+			step(in, sandbox, spec, false, &plan)
+			if hookRuns(in, spec, current(in, sandbox, spec.Name)) {
+				break // those behind it wait until it has started in full
+			}
 		}
-	} else {
-		runInit(in, sandbox, &plan)
 	}
 	// Last: a network that cannot be taken down must not hold up what runs now.
 	for _, old := range in.Observed.Sandboxes[1:] {
@@ -108,37 +61,74 @@ func replaceSandbox(in Input, plan *Plan) {
 	plan.add(Action{Kind: CreateSandbox, Attempt: attempt})
 }
 
-// killChanged stops running containers whose image is no longer the desired
-// one, and those of sandboxes that are not current. It reports whether a wait
-// is needed before anything else.
-func killChanged(in Input, sandbox *runtime.Sandbox, plan *Plan) bool {
+// killUnwanted stops the running containers that are not what is wanted, or do
+// not do what they should. It reports whether a wait is needed before anything
+// else.
+func killUnwanted(in Input, sandbox *runtime.Sandbox, plan *Plan) bool {
 	wait := false
 	for i := range in.Observed.Containers {
 		c := &in.Observed.Containers[i]
 		if !alive(c) {
 			continue
 		}
-		reason := ""
-		spec, _, known := pod.Container(in.Pod, c.Name)
+		grace, message := pod.GracePeriod(in.Pod), ""
+		spec, init, known := pod.Container(in.Pod, c.Name)
+		failed := in.Known[c.ID].Failed
 		switch {
 		case c.SandboxID != sandbox.ID:
-			reason = "its sandbox was replaced"
+			message = fmt.Sprintf("Stopping container %s: its sandbox was replaced", c.Name)
+			wait = true
 		case !known:
-			reason = "it is no longer part of the pod"
+			message = fmt.Sprintf("Stopping container %s: it is no longer part of the pod", c.Name)
+		case stale(in.Pod, in.Observed, c):
+			wait = true
 		case imageChanged(spec, c):
-			reason = "its image changed, it will be restarted"
+			message = described(init, c.Name) + " definition changed, will be restarted"
 		case c.State == runtime.StateUnknown:
-			reason = "its state is unknown, it will be restarted"
+			message = described(init, c.Name) + ` is in "unknown" state, try killing it before restart`
+		case failed == FailedPostStart:
+			message = "FailedPostStartHook"
+		case failed != "":
+			message = described(init, c.Name) + " failed " + string(failed)
+			if !init && restartsAfterKill(in.Pod, spec) {
+				message += ", will be restarted"
+			}
+			grace = probeGrace(spec, failed, grace)
 		default:
 			continue
 		}
-		wait = wait || c.SandboxID != sandbox.ID
 		if _, busy := in.Killing[c.ID]; !busy {
-			deadline := in.Now.Add(pod.GracePeriod(in.Pod))
-			plan.add(Action{Kind: KillContainer, Container: c.Name, ID: c.ID, Deadline: deadline, Reason: reason})
+			plan.add(Action{Kind: KillContainer, Container: c.Name, ID: c.ID, Deadline: in.Now.Add(grace), Message: message})
 		}
 	}
 	return wait
+}
+
+func described(init bool, name string) string {
+	if init {
+		return "Init container " + name
+	}
+	return "Container " + name
+}
+
+// restartsAfterKill leaves rules aside: nobody knows the exit code yet.
+func restartsAfterKill(p *v1.Pod, spec *v1.Container) bool {
+	if spec.RestartPolicy != nil {
+		return *spec.RestartPolicy != v1.ContainerRestartPolicyNever
+	}
+	return p.Spec.RestartPolicy != v1.RestartPolicyNever
+}
+
+// probeGrace is the grace period that goes with a probe, else the pod's.
+func probeGrace(spec *v1.Container, failed Failure, pods time.Duration) time.Duration {
+	probe := spec.LivenessProbe
+	if failed == FailedStartup {
+		probe = spec.StartupProbe
+	}
+	if probe == nil || probe.TerminationGracePeriodSeconds == nil {
+		return pods
+	}
+	return pod.Grace(*probe.TerminationGracePeriodSeconds)
 }
 
 // imageChanged compares the image as written then and now; containers of
@@ -147,49 +137,94 @@ func imageChanged(spec *v1.Container, c *runtime.Container) bool {
 	return c.SpecImage != "" && c.SpecImage != spec.Image
 }
 
-// initDone says that the app containers may run in this sandbox: every init
-// container has succeeded in it, or an app container was already made in it
-// (its init containers may have been collected since).
-func initDone(in Input, sandbox *runtime.Sandbox) bool {
-	for i := range in.Pod.Spec.Containers {
-		if c := in.Observed.Newest(in.Pod.Spec.Containers[i].Name); c != nil && c.SandboxID == sandbox.ID {
-			return true
-		}
+// current is the newest container of a name, if it is of this sandbox and not
+// from before all of the pod was to begin anew.
+func current(in Input, sandbox *runtime.Sandbox, name string) *runtime.Container {
+	c := in.Observed.Newest(name)
+	if c == nil || c.SandboxID != sandbox.ID || stale(in.Pod, in.Observed, c) {
+		return nil
 	}
+	return c
+}
+
+// hookRuns says that a container runs whose postStart hook has not ended.
+func hookRuns(in Input, spec *v1.Container, c *runtime.Container) bool {
+	return hasPostStart(spec) && c != nil && alive(c) && !in.Known[c.ID].Hooked && in.Known[c.ID].Failed == ""
+}
+
+func hasPostStart(spec *v1.Container) bool {
+	return spec.Lifecycle != nil && spec.Lifecycle.PostStart != nil
+}
+
+// hasStarted says that a container runs and has started in full: those behind a
+// sidecar wait for that.
+func hasStarted(in Input, spec *v1.Container, c *runtime.Container) bool {
+	known := Known{}
+	if c != nil {
+		known = in.Known[c.ID]
+	}
+	return c != nil && c.State == runtime.StateRunning &&
+		(!hasPostStart(spec) || known.Hooked) && (spec.StartupProbe == nil || known.Started)
+}
+
+// initialise takes the init containers one step further and keeps the sidecars
+// among them running. It says whether the app containers may run: every init
+// container has succeeded in this sandbox, or one behind it was already made
+// there (its own may have been collected since).
+func initialise(in Input, sandbox *runtime.Sandbox, plan *Plan) bool {
+	reached := initReached(in, sandbox)
 	for i := range in.Pod.Spec.InitContainers {
-		c := in.Observed.Newest(in.Pod.Spec.InitContainers[i].Name)
-		if c == nil || c.SandboxID != sandbox.ID || c.State != runtime.StateExited || c.ExitCode != 0 {
+		spec := &in.Pod.Spec.InitContainers[i]
+		c := current(in, sandbox, spec.Name)
+		switch {
+		case pod.IsSidecar(spec):
+			step(in, sandbox, spec, true, plan)
+			if i >= reached && !hasStarted(in, spec, c) {
+				return false
+			}
+		case i < reached, c != nil && c.State == runtime.StateExited && c.ExitCode == 0:
+		default:
+			step(in, sandbox, spec, true, plan)
 			return false
 		}
 	}
 	return true
 }
 
-// runInit takes the first init container that has not succeeded in this
-// sandbox one step further.
-func runInit(in Input, sandbox *runtime.Sandbox, plan *Plan) {
-	for i := range in.Pod.Spec.InitContainers {
-		spec := &in.Pod.Spec.InitContainers[i]
-		c := in.Observed.Newest(spec.Name)
-		if c != nil && c.SandboxID == sandbox.ID && c.State == runtime.StateExited && c.ExitCode == 0 {
-			continue
+// initReached is the last init container that was made in this sandbox; beyond
+// all of them when an app container was.
+func initReached(in Input, sandbox *runtime.Sandbox) int {
+	inits := in.Pod.Spec.InitContainers
+	for i := range in.Pod.Spec.Containers {
+		if current(in, sandbox, in.Pod.Spec.Containers[i].Name) != nil {
+			return len(inits)
 		}
-		step(in, sandbox, spec, true, plan)
-		return
 	}
+	for i := len(inits) - 1; i > 0; i-- {
+		if current(in, sandbox, inits[i].Name) != nil {
+			return i
+		}
+	}
+	return 0
 }
 
 // step takes one container towards running.
 func step(in Input, sandbox *runtime.Sandbox, spec *v1.Container, init bool, plan *Plan) {
 	c := in.Observed.Newest(spec.Name)
-	create := Action{Kind: CreateContainer, Sandbox: sandbox.ID, Container: spec.Name, Init: init}
+	create := Action{Kind: CreateContainer, Sandbox: sandbox.ID, Container: spec.Name, Init: init, Barrier: hasPostStart(spec)}
+	if source := resetBy(in.Pod, in.Observed); source != nil {
+		create.Reset = source.ID
+	}
 	switch {
 	case c == nil:
 	case alive(c):
+		if hookRuns(in, spec, c) {
+			plan.add(Action{Kind: RunPostStart, Container: spec.Name, ID: c.ID})
+		}
 		return
-	case c.State == runtime.StateCreated && c.SandboxID == sandbox.ID && !c.Interrupted && !imageChanged(spec, c):
+	case c.State == runtime.StateCreated && c.SandboxID == sandbox.ID && !c.Interrupted && !imageChanged(spec, c) && !stale(in.Pod, in.Observed, c):
 		// Made, but the agent did not get to start it.
-		plan.add(Action{Kind: StartContainer, Container: spec.Name, ID: c.ID, Attempt: c.Attempt, Init: init})
+		plan.add(Action{Kind: StartContainer, Container: spec.Name, ID: c.ID, Attempt: c.Attempt, Init: init, Barrier: create.Barrier})
 		return
 	case c.State == runtime.StateCreated:
 		// It never ran: what takes its place is no restart.
@@ -200,13 +235,14 @@ func step(in Input, sandbox *runtime.Sandbox, spec *v1.Container, init bool, pla
 		if imageChanged(spec, c) {
 			break
 		}
-		if !init && !Restarts(in.Pod, c) {
+		reset := stale(in.Pod, in.Observed, c)
+		if !init && !reset && !Restarts(in.Pod, spec, c) {
 			return
 		}
 		// A container of an older sandbox did not crash: its sandbox did, or
 		// the host was rebooted.
 		create.Level = in.Backoff.level(c)
-		if c.SandboxID == sandbox.ID {
+		if c.SandboxID == sandbox.ID && (!reset || c.ID == create.Reset) {
 			delay := in.Backoff.Delay(create.Level)
 			create.Level++
 			if until := c.FinishedAt.Add(delay); until.After(in.Now) {
@@ -216,6 +252,14 @@ func step(in Input, sandbox *runtime.Sandbox, spec *v1.Container, init bool, pla
 		}
 	}
 	plan.add(create)
+}
+
+// stepEphemeral starts a container for debugging, once: it is never restarted.
+func stepEphemeral(in Input, sandbox *runtime.Sandbox, e *v1.EphemeralContainer, plan *Plan) {
+	c := in.Observed.Newest(e.Name)
+	if c == nil || c.State == runtime.StateCreated {
+		step(in, sandbox, (*v1.Container)(&e.EphemeralContainerCommon), false, plan)
+	}
 }
 
 func (p *Plan) backOff(name string, w Wait) {
