@@ -58,8 +58,17 @@ func defaultContainer(c *v1.Container, hostNetwork bool) {
 	orDefault(&c.ImagePullPolicy, defaultPullPolicy(c.Image))
 	orDefault(&c.TerminationMessagePath, v1.TerminationMessagePathDefault)
 	orDefault(&c.TerminationMessagePolicy, v1.TerminationMessageReadFile)
-	if c.ReadinessProbe != nil {
-		defaultProbe(c.ReadinessProbe)
+	for _, probe := range []*v1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
+		if probe != nil {
+			defaultProbe(probe)
+		}
+	}
+	if l := c.Lifecycle; l != nil {
+		for _, h := range []*v1.LifecycleHandler{l.PostStart, l.PreStop} {
+			if h != nil && h.HTTPGet != nil {
+				defaultHTTPGet(h.HTTPGet)
+			}
+		}
 	}
 	for i := range c.Ports {
 		port := &c.Ports[i]
@@ -87,13 +96,17 @@ func defaultProbe(p *v1.Probe) {
 	orDefault(&p.PeriodSeconds, 10)
 	orDefault(&p.SuccessThreshold, 1)
 	orDefault(&p.FailureThreshold, 3)
-	if h := p.HTTPGet; h != nil {
-		orDefault(&h.Path, "/")
-		orDefault(&h.Scheme, v1.URISchemeHTTP)
+	if p.HTTPGet != nil {
+		defaultHTTPGet(p.HTTPGet)
 	}
 	if p.GRPC != nil && p.GRPC.Service == nil {
 		p.GRPC.Service = new("")
 	}
+}
+
+func defaultHTTPGet(h *v1.HTTPGetAction) {
+	orDefault(&h.Path, "/")
+	orDefault(&h.Scheme, v1.URISchemeHTTP)
 }
 
 // roundUp brings quantities to the precision of the API: thousandths.

@@ -52,18 +52,17 @@ var podFields = []typeFields{
 			"dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken " +
 			"nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext " +
 			"schedulerName tolerations priorityClassName priority enableServiceLinks hostname subdomain " +
-			"dnsConfig hostAliases",
-		refused: "ephemeralContainers activeDeadlineSeconds imagePullSecrets " +
-			"affinity readinessGates runtimeClassName preemptionPolicy " +
-			"overhead topologySpreadConstraints setHostnameAsFQDN os hostUsers schedulingGates " +
-			"resourceClaims resources hostnameOverride schedulingGroup evictionResponders"},
+			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os",
+		refused: "ephemeralContainers imagePullSecrets " +
+			"affinity runtimeClassName preemptionPolicy " +
+			"overhead topologySpreadConstraints hostUsers schedulingGates " +
+			"resourceClaims resources schedulingGroup evictionResponders"},
 
 	{of: v1.Container{},
 		supported: "name image command args workingDir ports env resources volumeMounts " +
 			"terminationMessagePath terminationMessagePolicy imagePullPolicy securityContext " +
-			"stdin stdinOnce tty readinessProbe",
-		refused: "envFrom resizePolicy restartPolicy restartPolicyRules volumeDevices " +
-			"livenessProbe startupProbe lifecycle"},
+			"stdin stdinOnce tty readinessProbe livenessProbe startupProbe lifecycle restartPolicy restartPolicyRules",
+		refused: "envFrom resizePolicy volumeDevices"},
 
 	{of: v1.ContainerPort{},
 		supported: "name hostPort containerPort protocol hostIP"},
@@ -105,6 +104,27 @@ var podFields = []typeFields{
 	{of: v1.GRPCAction{},
 		supported: "port service",
 		refused:   "mode"},
+
+	{of: v1.Lifecycle{},
+		supported: "postStart preStop stopSignal"},
+
+	{of: v1.LifecycleHandler{},
+		supported: "exec httpGet tcpSocket sleep"},
+
+	{of: v1.SleepAction{},
+		supported: "seconds"},
+
+	{of: v1.ContainerRestartRule{},
+		supported: "action exitCodes"},
+
+	{of: v1.ContainerRestartRuleOnExitCodes{},
+		supported: "operator values"},
+
+	{of: v1.PodReadinessGate{},
+		supported: "conditionType"},
+
+	{of: v1.PodOS{},
+		supported: "name"},
 
 	{of: v1.PodDNSConfig{},
 		supported: "nameservers searches options"},

@@ -21,6 +21,7 @@ import (
 func Validate(pod *v1.Pod) field.ErrorList {
 	errs := apivalidation.ValidateObjectMeta(&pod.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
 	errs = append(errs, validateAnnotations(pod, field.NewPath("metadata", "annotations"))...)
+	errs = append(errs, validateProbePeriods(pod, field.NewPath("metadata", "annotations"))...)
 	return append(errs, validateSpec(&pod.Spec, field.NewPath("spec"))...)
 }
 
@@ -62,6 +63,7 @@ func validateSpec(spec *v1.PodSpec, p *field.Path) field.ErrorList {
 	errs = append(errs, oneOf(spec.DNSPolicy, p.Child("dnsPolicy"),
 		v1.DNSClusterFirstWithHostNet, v1.DNSClusterFirst, v1.DNSDefault, v1.DNSNone)...)
 	errs = append(errs, validateNaming(spec, p)...)
+	errs = append(errs, validatePodLife(spec, p)...)
 	switch grace := p.Child("terminationGracePeriodSeconds"); {
 	case spec.TerminationGracePeriodSeconds == nil:
 		errs = append(errs, field.Required(grace, ""))

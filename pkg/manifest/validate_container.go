@@ -22,7 +22,7 @@ func validateContainers(spec *v1.PodSpec, volumes map[string]bool, p *field.Path
 	for i := range spec.Containers {
 		c, at := &spec.Containers[i], cp.Index(i)
 		errs = append(errs, validateContainer(c, volumes, at)...)
-		errs = append(errs, validateReadinessProbe(c.ReadinessProbe, at.Child("readinessProbe"))...)
+		errs = append(errs, validateLives(spec, c, at)...)
 		if names[c.Name] {
 			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
 		}
@@ -47,9 +47,7 @@ func validateContainers(spec *v1.PodSpec, volumes map[string]bool, p *field.Path
 		if c.Name != "" {
 			names[c.Name] = true
 		}
-		if c.ReadinessProbe != nil {
-			errs = append(errs, field.Forbidden(at.Child("readinessProbe"), "an init container ends before anybody asks whether it is ready"))
-		}
+		errs = append(errs, validateInitLives(spec, c, at)...)
 		// Init containers run one after another: each counts alone. The API
 		// server names the first one in the error, whichever it is.
 		errs = append(errs, claimHostPorts(c, map[string]bool{}, ip.Index(0).Child("ports"))...)

@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"fmt"
+
 	v1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -21,7 +23,8 @@ func validateReadinessProbe(probe *v1.Probe, p *field.Path) field.ErrorList {
 
 // validateProbe checks what probes of every purpose have in common.
 func validateProbe(probe *v1.Probe, p *field.Path) field.ErrorList {
-	errs := validateProbeHandler(&probe.ProbeHandler, p)
+	h := &probe.ProbeHandler
+	errs := validateHandler(handler{exec: h.Exec, httpGet: h.HTTPGet, tcpSocket: h.TCPSocket, grpc: h.GRPC}, nil, p)
 	for _, f := range []struct {
 		name  string
 		value int32
@@ -39,35 +42,50 @@ func validateProbe(probe *v1.Probe, p *field.Path) field.ErrorList {
 	return errs
 }
 
-// validateProbeHandler checks the first handler only; each further one is an
-// error by being there.
-func validateProbeHandler(h *v1.ProbeHandler, p *field.Path) (errs field.ErrorList) {
+// handler is what a probe or a hook does.
+type handler struct {
+	exec      *v1.ExecAction
+	httpGet   *v1.HTTPGetAction
+	tcpSocket *v1.TCPSocketAction
+	grpc      *v1.GRPCAction
+	sleep     *v1.SleepAction
+}
+
+// validateHandler checks the first action only; each further one is an error by
+// being there.
+func validateHandler(h handler, grace *int64, p *field.Path) (errs field.ErrorList) {
 	found := false
-	handler := func(name string, set bool, check func(*field.Path) field.ErrorList) {
+	action := func(name string, set bool, check func(*field.Path) field.ErrorList) {
 		switch at := p.Child(name); {
 		case !set:
 		case found:
-			errs = append(errs, field.Forbidden(at, "a probe asks in one way only"))
+			errs = append(errs, field.Forbidden(at, "only one of exec, httpGet, tcpSocket, grpc and sleep can be done"))
 		default:
 			found = true
 			errs = append(errs, check(at)...)
 		}
 	}
-	handler("exec", h.Exec != nil, func(at *field.Path) field.ErrorList {
-		if len(h.Exec.Command) == 0 {
+	action("exec", h.exec != nil, func(at *field.Path) field.ErrorList {
+		if len(h.exec.Command) == 0 {
 			return field.ErrorList{field.Required(at.Child("command"), "")}
 		}
 		return nil
 	})
-	handler("httpGet", h.HTTPGet != nil, func(at *field.Path) field.ErrorList { return validateHTTPGet(h.HTTPGet, at) })
-	handler("tcpSocket", h.TCPSocket != nil, func(at *field.Path) field.ErrorList {
-		return validatePortOrName(h.TCPSocket.Port, at.Child("port"))
+	action("httpGet", h.httpGet != nil, func(at *field.Path) field.ErrorList { return validateHTTPGet(h.httpGet, at) })
+	action("tcpSocket", h.tcpSocket != nil, func(at *field.Path) field.ErrorList {
+		return validatePortOrName(h.tcpSocket.Port, at.Child("port"))
 	})
-	handler("grpc", h.GRPC != nil, func(at *field.Path) field.ErrorList {
-		return validatePortOrName(intstr.FromInt32(h.GRPC.Port), at.Child("port"))
+	action("grpc", h.grpc != nil, func(at *field.Path) field.ErrorList {
+		return validatePortOrName(intstr.FromInt32(h.grpc.Port), at.Child("port"))
+	})
+	action("sleep", h.sleep != nil, func(at *field.Path) field.ErrorList {
+		if grace != nil && (h.sleep.Seconds < 0 || h.sleep.Seconds > *grace) {
+			return field.ErrorList{field.Invalid(at, h.sleep.Seconds, fmt.Sprintf("must be between 0 and terminationGracePeriodSeconds (%d)", *grace))}
+		}
+		return nil
 	})
 	if !found {
-		errs = append(errs, field.Required(p, "must say how to ask: exec, httpGet, tcpSocket or grpc"))
+		errs = append(errs, field.Required(p, "must say what to do: exec, httpGet, tcpSocket, grpc or sleep"))
 	}
 	return errs
 }

@@ -66,6 +66,10 @@ func validateSpecUpdate(spec, old *v1.PodSpec, p *field.Path) (errs field.ErrorL
 			}
 		}
 	}
+	deadline, stop := validateDeadlineUpdate(spec.ActiveDeadlineSeconds, old.ActiveDeadlineSeconds, p.Child("activeDeadlineSeconds"))
+	if errs = append(errs, deadline...); stop {
+		return errs
+	}
 	errs = append(errs, validateTolerationsUpdate(spec.Tolerations, old.Tolerations, p.Child("tolerations"))...)
 
 	// What may change is taken from the old pod; anything that still differs may
@@ -77,10 +81,10 @@ func validateSpecUpdate(spec, old *v1.PodSpec, p *field.Path) (errs field.ErrorL
 	for i := range rest.InitContainers {
 		rest.InitContainers[i].Image = old.InitContainers[i].Image
 	}
-	rest.Tolerations = old.Tolerations
+	rest.Tolerations, rest.ActiveDeadlineSeconds = old.Tolerations, old.ActiveDeadlineSeconds
 	if !apiequality.Semantic.DeepEqual(rest, old) {
 		errs = append(errs, field.Forbidden(p, "an update of a pod may change only containers[*].image, "+
-			"initContainers[*].image and add tolerations; delete the pod and create it again"))
+			"initContainers[*].image, shorten activeDeadlineSeconds and add tolerations; delete the pod and create it again"))
 	}
 	return errs
 }

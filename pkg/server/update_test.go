@@ -92,7 +92,7 @@ func TestUpdateRules(t *testing.T) {
 		{"node", func(p *v1.Pod) { p.Spec.NodeName = "elsewhere" }, "spec.nodeName"},
 		{"grace period", func(p *v1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(1)) }, "spec"},
 		{"a toleration less", func(p *v1.Pod) { p.Spec.Tolerations = nil }, "spec.tolerations"},
-		{"a field that is not supported", func(p *v1.Pod) { p.Spec.ActiveDeadlineSeconds = new(int64(1)) }, "spec.activeDeadlineSeconds"},
+		{"a field that is not supported", func(p *v1.Pod) { p.Spec.ResourceClaims = []v1.PodResourceClaim{{Name: "r"}} }, "spec.resourceClaims"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var now v1.Pod

@@ -30,13 +30,9 @@ func Full() Object {
 			},
 			"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
 			"imagePullPolicy": "IfNotPresent", "securityContext": nil,
-			"stdin": true, "stdinOnce": true, "tty": true, "readinessProbe": nil,
+			"stdin": true, "stdinOnce": true, "tty": true, "readinessProbe": nil, "restartPolicy": "OnFailure",
+			"restartPolicyRules": []any{Object{"action": "Restart", "exitCodes": Object{"operator": "In", "values": []any{42}}}},
 		}
-	}
-	probed := func(c Object, seconds int, how string, handler Object) Object {
-		c["readinessProbe"] = Object{"initialDelaySeconds": seconds, "timeoutSeconds": seconds, "periodSeconds": seconds,
-			"successThreshold": seconds, "failureThreshold": seconds, "terminationGracePeriodSeconds": nil, how: handler}
-		return c
 	}
 	secured := func(c Object) Object {
 		c["securityContext"] = containerSecurity()
@@ -55,13 +51,15 @@ func Full() Object {
 				Object{"name": "logs", "hostPath": Object{"path": "/var/log", "type": "Directory"}},
 				Object{"name": "plain"},
 			},
-			"initContainers": []any{secured(container("prepare", 8080))},
+			"initContainers": []any{secured(container("prepare", 8080)), lively(Object{"name": "sidecar", "image": "i", "restartPolicy": "Always"})},
 			"containers": []any{
 				probed(secured(container("web", 8081)), 2, "httpGet", Object{"path": "/healthz?full=1", "port": "http", "host": "web.example", "scheme": "HTTPS",
 					"httpHeaders": []any{Object{"name": "X-Probe", "value": "yes"}}}),
 				probed(container("log", 8082), 3, "exec", Object{"command": []any{"test", "-e", "/ready"}}),
 				probed(Object{"name": "tcp", "image": "i"}, 4, "tcpSocket", Object{"port": 8081, "host": "10.0.0.1"}),
 				probed(Object{"name": "grpc", "image": "i"}, 5, "grpc", Object{"port": 8081, "service": "shop.Cart"}),
+				lively(Object{"name": "lively", "image": "i"}),
+				Object{"name": "hooked", "image": "i", "lifecycle": Object{"preStop": Object{"httpGet": Object{"port": 80}}, "postStart": Object{"tcpSocket": Object{"port": 80}}}},
 			},
 			"restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 20, "dnsPolicy": "Default",
 			"nodeSelector":       Object{"kubernetes.io/os": "linux"},
@@ -73,8 +71,9 @@ func Full() Object {
 				Object{"operator": "Exists"},
 			},
 			"priorityClassName": "system-node-critical", "priority": 2000001000, "enableServiceLinks": false,
-			"hostname": "web-0", "subdomain": "shop",
-			"hostAliases": []any{Object{"ip": "10.0.0.1", "hostnames": []any{"a.example", "b"}}},
+			"hostname": "web-0", "subdomain": "shop", "setHostnameAsFQDN": false, "hostnameOverride": "web.example", "os": Object{"name": "linux"}, "activeDeadlineSeconds": 3600,
+			"readinessGates": []any{Object{"conditionType": "example.com/open"}},
+			"hostAliases":    []any{Object{"ip": "10.0.0.1", "hostnames": []any{"a.example", "b"}}},
 			"dnsConfig": Object{"nameservers": []any{"10.0.0.10"}, "searches": []any{"a.example"},
 				"options": []any{Object{"name": "ndots", "value": "2"}, Object{"name": "edns0"}}},
 		},
@@ -264,7 +263,7 @@ func combinations() (out []Variant) {
 		pod("a host alias", `"hostAliases":[`+alias+`],"containers":[`+c("a", "")+`]`)
 		pod("a host alias on the host", `"hostNetwork":true,"hostAliases":[`+alias+`,`+alias+`],"containers":[`+c("a", "")+`]`)
 	}
-	return append(append(out, probes()...), security()...)
+	return slices.Concat(out, probes(), lives(), security())
 }
 
 // probes are the rules of readiness probes.

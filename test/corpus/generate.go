@@ -101,6 +101,11 @@ func (g *Generator) spec() Object {
 	g.maybe(spec, 15, "enableServiceLinks", constant(g, true, false))
 	g.maybe(spec, 15, "hostname", constant(g, "web-0", "", "a.b"))
 	g.maybe(spec, 15, "subdomain", constant(g, "shop", ""))
+	g.maybe(spec, 10, "activeDeadlineSeconds", constant(g, 1, 600))
+	g.maybe(spec, 10, "setHostnameAsFQDN", constant(g, true, false))
+	g.maybe(spec, 5, "hostnameOverride", constant(g, "web.example"))
+	g.maybe(spec, 10, "readinessGates", constant[any](g, []any{Object{"conditionType": "example.com/open"}}, []any{}))
+	g.maybe(spec, 10, "os", constant(g, Object{"name": "linux"}))
 	return spec
 }
 
@@ -164,13 +169,46 @@ func (g *Generator) container(name string, volumes []any) Object {
 	g.maybe(c, 15, "terminationMessagePolicy", constant(g, "File", "FallbackToLogsOnError"))
 	g.maybe(c, 25, "imagePullPolicy", constant(g, "Always", "IfNotPresent", "Never"))
 	g.maybe(c, 10, "securityContext", constant(g, Object{}))
-	if !strings.HasPrefix(name, "init") || g.chance(2) {
-		g.maybe(c, 30, "readinessProbe", func() any { return g.probe() })
-	}
+	g.lives(c, strings.HasPrefix(name, "init"))
 	for _, key := range []string{"stdin", "stdinOnce", "tty"} {
 		g.maybe(c, 5, key, constant(g, true, false))
 	}
 	return c
+}
+
+// lives gives some containers what goes on beside them, and how they begin anew.
+func (g *Generator) lives(c Object, init bool) {
+	g.maybe(c, 20, "restartPolicy", constant(g, "Always", "Never", "OnFailure"))
+	if init && c["restartPolicy"] != "Always" && !g.chance(2) {
+		return
+	}
+	g.maybe(c, 30, "readinessProbe", func() any { return g.probe() })
+	for _, kind := range []string{"livenessProbe", "startupProbe"} {
+		g.maybe(c, 20, kind, func() any {
+			p := g.probe()
+			if !g.chance(5) {
+				delete(p, "successThreshold")
+			}
+			g.maybe(p, 20, "terminationGracePeriodSeconds", constant(g, 1, 60))
+			return p
+		})
+	}
+	g.maybe(c, 20, "lifecycle", func() any {
+		l := Object{}
+		for _, when := range []string{"postStart", "preStop"} {
+			g.maybe(l, 50, when, func() any {
+				return pick(g, Object{"exec": Object{"command": []any{"x"}}}, Object{"httpGet": Object{"port": "http"}}, Object{"sleep": Object{"seconds": pick(g, 1, 20)}})
+			})
+		}
+		return l
+	})
+	if c["restartPolicy"] != nil {
+		g.maybe(c, 30, "restartPolicyRules", func() any {
+			return g.list(0, 2, func(int) any {
+				return Object{"action": pick(g, "Restart", "RestartAllContainers"), "exitCodes": Object{"operator": pick(g, "In", "NotIn"), "values": []any{1, 42}}}
+			})
+		})
+	}
 }
 
 func (g *Generator) port() Object {

@@ -191,6 +191,10 @@ func (g *Generator) Update(o Object) (Object, string) {
 			t.(Object)["tolerationSeconds"] = 7
 		}
 		return c, "tolerationSeconds"
+	case g.chance(10):
+		spec := c["spec"].(Object)
+		spec["activeDeadlineSeconds"] = pick[any](g, 1, 30, 600, 601, 0, -1, nil)
+		return c, "active deadline"
 	case g.chance(20):
 		spec := c["spec"].(Object)
 		spec["terminationGracePeriodSeconds"] = pick[any](g, 1, 30, -1, 5)

@@ -49,6 +49,8 @@ func OwnRules() (out []Own) {
 	for _, path := range []string{"spec.containers[0].args[0]", "spec.containers[0].command[0]", "spec.containers[0].workingDir", "metadata.annotations[a]"} {
 		add("a NUL character", path, "a\x00b")
 	}
+	// Our own annotation means a probe that is there, and a time.
+	add("a probe period of nobody", "metadata.annotations[readiness.probe-period.nodeagent.dev/c]", "200ms")
 	// Kubernetes computes with numbers of any size; no resource needs them.
 	for i, q := range []string{"1e100", "1e-100", strings.Repeat("0", 80) + "1"} {
 		add(fmt.Sprintf("a quantity out of any range (%d)", i), "spec.containers[0].resources.requests[cpu]", q)

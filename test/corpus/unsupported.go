@@ -53,9 +53,6 @@ func UnsupportedFields() []Unsupported {
 		field("spec.volumes[0].emptyDir.medium", `"HugePages"`).beside("spec.containers[0].resources", `{"limits":{"cpu":1,"hugepages-2Mi":"2Mi"}}`),
 		field("metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]", `"runtime/default"`),
 		field("metadata.annotations[container.seccomp.security.alpha.kubernetes.io/c]", `"runtime/default"`),
-		// A sidecar is an init container that goes on.
-		field("spec.initContainers[0].restartPolicy", `"Always"`),
-		field("spec.initContainers[0].lifecycle", `{"preStop":{"exec":{"command":["x"]}}}`).with("spec.initContainers[0].restartPolicy", `"Always"`),
 		field("spec.initContainers[0].env[0].valueFrom", `{"fieldRef":{"fieldPath":"metadata.name"}}`),
 		field("spec.initContainers[0].envFrom", `[{"secretRef":{"name":"s"}}]`),
 		field("spec.initContainers[0].volumeMounts[0].subPath", `"sub"`),
@@ -75,17 +72,13 @@ func (u Unsupported) with(path, value string) Unsupported {
 func unsupportedSpec() []Unsupported {
 	out := []Unsupported{
 		field("spec.ephemeralContainers", `[{"name":"e","image":"i"}]`),
-		field("spec.activeDeadlineSeconds", `60`),
 		field("spec.imagePullSecrets", `[{"name":"s"}]`),
-		field("spec.hostnameOverride", `"h"`),
 		field("spec.affinity", `{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"a","operator":"Exists"}]}]}}}`),
-		field("spec.readinessGates", `[{"conditionType":"example.com/ready"}]`),
 		field("spec.runtimeClassName", `"kata"`),
 		field("spec.preemptionPolicy", `"Never"`),
 		field("spec.overhead", `{"cpu":"10m"}`).with("spec.runtimeClassName", `"kata"`),
 		field("spec.topologySpreadConstraints", `[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]`),
-		field("spec.setHostnameAsFQDN", `true`),
-		field("spec.os", `{"name":"linux"}`),
+		field("spec.os.name", `"windows"`),
 		field("spec.hostUsers", `false`),
 		field("spec.schedulingGates", `[{"name":"example.com/gate"}]`),
 		field("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),
@@ -100,19 +93,14 @@ func unsupportedSpec() []Unsupported {
 }
 
 func unsupportedContainer() []Unsupported {
-	const probe = `{"tcpSocket":{"port":80}}`
 	c := "spec.containers[0]."
 	out := []Unsupported{
 		field(c+"envFrom", `[{"configMapRef":{"name":"m"}}]`),
 		field(c+"env[0].valueFrom", `{"secretKeyRef":{"name":"s","key":"k"}}`),
 		field(c+"resizePolicy", `[{"resourceName":"cpu","restartPolicy":"NotRequired"}]`),
-		field(c+"restartPolicy", `"Never"`),
-		field(c+"restartPolicyRules", `[{"action":"Restart","exitCodes":{"operator":"In","values":[42]}}]`).with(c+"restartPolicy", `"Never"`),
 		field(c+"volumeDevices", `[{"name":"b","devicePath":"/dev/x"}]`).with("spec.volumes[0].persistentVolumeClaim", `{"claimName":"c"}`).beside("spec.volumes[0].name", `"b"`),
-		field(c+"livenessProbe", probe), field(c+"startupProbe", probe),
 		field(c+"readinessProbe.httpGet.protocol", `"HTTP1"`).beside(c+"readinessProbe.httpGet.port", `80`),
 		field(c+"readinessProbe.grpc.mode", `"Plaintext"`).beside(c+"readinessProbe.grpc.port", `80`),
-		field(c+"lifecycle", `{"postStart":{"exec":{"command":["x"]}}}`),
 		field(c+"resources.claims", `[{"name":"r"}]`).with("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),
 		field(c+"volumeMounts[0].subPath", `"sub"`),
 		field(c+"volumeMounts[0].subPathExpr", `"$(A)"`),

@@ -100,7 +100,7 @@ func run(seed uint64, count int) error {
 		}
 	}
 	for _, kind := range corpus.Kinds {
-		if err := others(enc, g, kind, count/3); err != nil {
+		if err := others(enc, corpus.New(seed), kind, count/3); err != nil {
 			return err
 		}
 	}

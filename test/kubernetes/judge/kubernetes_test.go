@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/core"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
@@ -27,6 +28,10 @@ import (
 // cluster has whose nodes run a network plugin.
 func TestMain(m *testing.M) {
 	capabilities.Initialize(capabilities.Capabilities{AllowPrivileged: true})
+	// Off by default in v1.37, where the API server then drops the field.
+	if err := utilfeature.DefaultMutableFeatureGate.Set("ContainerStopSignals=true"); err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 
