@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -116,8 +117,7 @@ func (t Tool) wait() string {
 // Restore changes one table in one transaction; what text does not name stays.
 func (t Tool) Restore(ctx context.Context, text []byte) error {
 	transaction := func() error {
-		_, err := t.run(ctx, text, t.Program("restore"), "--noflush", "--wait="+t.wait())
-		return err
+		return t.run(ctx, text, nil, t.Program("restore"), "--noflush", "--wait="+t.wait())
 	}
 	if t.Around != nil {
 		return t.Around(transaction)
@@ -132,30 +132,30 @@ const (
 	exitResource = 4
 )
 
-// run runs a program. It dies with us: one that outlives an agent would change
+// run runs a program; what it prints goes to out, if anybody reads it. It dies with us: one that outlives an agent would change
 // the tables under the next one. The kernel sends that signal when the thread
 // ends, so the thread is kept.
-func (t Tool) run(ctx context.Context, in []byte, name string, args ...string) ([]byte, error) {
+func (t Tool) run(ctx context.Context, in []byte, out io.Writer, name string, args ...string) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var out, errs bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &errs
+	var errs bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), out, &errs
 	err := cmd.Run()
 	if err == nil {
-		return out.Bytes(), nil
+		return nil
 	}
 	var exit *exec.ExitError
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return nil, errdefs.Errorf(errdefs.ErrNotFound, "%s cannot be run: install the package iptables: %w", name, err)
+		return errdefs.Errorf(errdefs.ErrNotFound, "%s cannot be run: install the package iptables: %w", name, err)
 	case errors.As(err, &exit) && exit.ExitCode() == exitResource:
-		return nil, errdefs.Errorf(errdefs.ErrTransient,
+		return errdefs.Errorf(errdefs.ErrTransient,
 			"%s: another program held the lock of iptables for %s s (`fuser -v %s` names it); it is tried again: %s",
 			name, t.wait(), LockFile(), firstLines(errs.String(), 3))
 	}
-	return nil, fmt.Errorf("%s: %w: %s", name, err, firstLines(errs.String(), 5))
+	return fmt.Errorf("%s: %w: %s", name, err, firstLines(errs.String(), 5))
 }
 
 // LockFile is the lock of iptables-legacy.

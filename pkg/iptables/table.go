@@ -41,35 +41,9 @@ func (t Tool) Read(ctx context.Context, table string, own func(chain string) boo
 	if !t.loaded(table) {
 		return out, nil
 	}
-	text, err := t.run(ctx, nil, t.Program("save"), "-t", table)
-	if err != nil {
-		return out, fmt.Errorf("read table %s: %w", table, err)
-	}
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSuffix(line, "\n")
-		if name, ok := strings.CutPrefix(line, ":"); ok {
-			if name, _, _ = strings.Cut(name, " "); own(name) {
-				name = strings.Clone(name)
-				out.Chains, out.Rules[name] = append(out.Chains, name), Rules{}
-			}
-			continue
-		}
-		rule, ok := strings.CutPrefix(line, "-A ")
-		if !ok {
-			continue
-		}
-		chain, rest, _ := strings.Cut(rule, " ")
-		if own(chain) {
-			r := out.Rules[chain]
-			out.Rules[chain] = Rules{r.Count + 1, r.Sum*prime ^ maphash.String(seed, rest)}
-			continue
-		}
-		if _, there := out.First[chain]; !there {
-			out.First[strings.Clone(chain)] = strings.Clone(line)
-		}
-		if own(target(rest)) {
-			out.Jumps = append(out.Jumps, strings.Clone(line))
-		}
+	r := reader{Table: &out, own: own}
+	if err := t.run(ctx, nil, &r, t.Program("save"), "-t", table); err != nil {
+		return Table{}, fmt.Errorf("read table %s: %w", table, err)
 	}
 	return out, nil
 }
@@ -79,15 +53,73 @@ var seed = maphash.MakeSeed()
 
 const prime = 1099511628211
 
+// reader takes in what iptables-save prints, line by line: a large table is
+// megabytes, of which next to nothing is kept.
+type reader struct {
+	*Table
+	own   func(chain string) bool
+	rest  []byte // of a line that has not ended
+	chain string // of the last rule
+	mine  bool   // that is our own
+}
+
+// Write implements io.Writer.
+func (r *reader) Write(p []byte) (int, error) {
+	written := len(p)
+	for {
+		line, after, ended := bytes.Cut(p, []byte("\n"))
+		if len(r.rest) > 0 || !ended {
+			r.rest = append(r.rest, line...)
+			line = r.rest
+		}
+		if !ended {
+			return written, nil
+		}
+		r.line(line)
+		p, r.rest = after, r.rest[:0]
+	}
+}
+
+func (r *reader) line(line []byte) {
+	if name, ok := bytes.CutPrefix(line, []byte(":")); ok {
+		name, _, _ = bytes.Cut(name, []byte(" "))
+		if chain := string(name); r.own(chain) {
+			r.Chains, r.Rules[chain] = append(r.Chains, chain), Rules{}
+		}
+		return
+	}
+	rule, ok := bytes.CutPrefix(line, []byte("-A "))
+	if !ok {
+		return
+	}
+	chain, rest, _ := bytes.Cut(rule, []byte(" "))
+	if string(chain) != r.chain { // a chain's rules come one after the other
+		r.chain = string(chain)
+		r.mine = r.own(r.chain)
+	}
+	if r.mine {
+		sum := r.Rules[r.chain]
+		r.Rules[r.chain] = Rules{sum.Count + 1, sum.Sum*prime ^ maphash.Bytes(seed, rest)}
+		return
+	}
+	if _, there := r.First[r.chain]; !there {
+		r.First[r.chain] = string(line)
+	}
+	if r.own(target(string(rest))) {
+		r.Jumps = append(r.Jumps, string(line))
+	}
+}
+
 // First is the first rule of a chain as an -A command; "" when there is no rule
 // or no chain.
 func (t Tool) First(ctx context.Context, table, chain string) (string, error) {
-	out, err := t.run(ctx, nil, t.Program(""), "--wait="+t.wait(), "-t", table, "-S", chain, "1")
+	var out bytes.Buffer
+	err := t.run(ctx, nil, &out, t.Program(""), "--wait="+t.wait(), "-t", table, "-S", chain, "1")
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == exitOther {
 		return "", nil
 	}
-	return strings.TrimSpace(string(out)), err
+	return strings.TrimSpace(out.String()), err
 }
 
 // target is where a rule leads.

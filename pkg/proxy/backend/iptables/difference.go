@@ -148,6 +148,14 @@ func (s *script) text(table string) []byte {
 // write writes the transaction: chains before the rules that lead to them, and
 // what goes when nothing leads there any more.
 func (s *script) write(out *bytes.Buffer, table string, jumps []string) {
+	size := 0
+	for _, c := range s.set {
+		size += len(c.name) + len(": - [0:0]\n")
+		for _, rule := range c.rules {
+			size += len(c.name) + len(rule) + len("-A  \n")
+		}
+	}
+	out.Grow(size + 4<<10) // a buffer that doubles would be twice as large in the end
 	fmt.Fprintf(out, "*%s\n", table)
 	for _, c := range s.set {
 		fmt.Fprintf(out, ":%s - [0:0]\n", c.name)
