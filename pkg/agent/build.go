@@ -9,10 +9,13 @@ import (
 	"slices"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
+
 	"github.com/nodeagent/nodeagent/pkg/cni"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/journal"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
+	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/source/file"
@@ -88,7 +91,11 @@ func (a *agent) newCNI() (*cni.Manager, error) {
 }
 
 func (a *agent) newVolumes() *volumes.Manager {
-	return volumes.New(volumes.Options{PodsDir: a.statePath(podsDir), Log: a.log})
+	return volumes.New(volumes.Options{
+		PodsDir: a.statePath(podsDir), Objects: objects{a.store},
+		NodeMatches: func(s *v1.NodeSelector) bool { return pod.MatchesNode(s, a.cfg.NodeName, a.nodeLabels()) },
+		Log:         a.log,
+	})
 }
 
 func (a *agent) newServer() (*server.Server, error) {

@@ -89,6 +89,7 @@ func (a *agent) runNode(ctx context.Context) error {
 	}
 	g.Go(func() error { return n.images.Run(ctx) })
 	a.store.Notify(n.workers.Wake)
+	a.store.NotifyResources(objects{a.store}.changed(n.workers))
 	a.node.Store(n)
 	a.look(ctx, n)
 	g.Go(func() error { return n.workers.Run(ctx) })

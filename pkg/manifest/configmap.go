@@ -3,10 +3,10 @@ package manifest
 import (
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -15,8 +15,13 @@ import (
 func configMapKind() kind {
 	return kind{
 		apiVersion: "v1", name: "ConfigMap", resource: "configmaps", short: "cm", empty: &v1.ConfigMap{}, nameRule: apivalidation.NameIsDNSSubdomain,
-		fields:   []typeFields{{of: v1.ConfigMap{}, supported: "apiVersion kind metadata immutable data binaryData"}},
-		complete: func(Resource) {}, recheckMeta: true, strictUpdate: true,
+		fields: []typeFields{{of: v1.ConfigMap{}, supported: "apiVersion kind metadata immutable data binaryData"}},
+		complete: func(r Resource) {
+			if c := r.(*v1.ConfigMap); c.Data == nil {
+				c.Data = map[string]string{}
+			}
+		},
+		recheckMeta: true, strictUpdate: true,
 		validate: func(now, old Resource) field.ErrorList {
 			c := now.(*v1.ConfigMap)
 			errs := validateConfigMap(c)
@@ -59,9 +64,8 @@ func frozen(still bool, contents map[string][2]any) (errs field.ErrorList) {
 		errs = append(errs, field.Forbidden(field.NewPath("immutable"), msg))
 	}
 	for _, name := range slices.Sorted(maps.Keys(contents)) {
-		// An empty dictionary is not none here, as for the API server's own
-		// comparison; what is decoded from one manifest has always the same one.
-		if pair := contents[name]; !apiequality.Semantic.DeepEqual(pair[0], pair[1]) {
+		// To the API server, too, an empty value is another one than none.
+		if pair := contents[name]; !reflect.DeepEqual(pair[0], pair[1]) {
 			errs = append(errs, field.Forbidden(field.NewPath(name), msg))
 		}
 	}

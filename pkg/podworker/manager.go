@@ -206,6 +206,22 @@ func (m *Manager) WakeAll() {
 	}
 }
 
+// ObjectChanged has the workers of the pods that name an object look again, and
+// try at once what failed.
+func (m *Manager) ObjectChanged(kind string, key pod.Key) {
+	for _, r := range m.Store.Records() {
+		if !pod.Names(r.Pod, kind, key) {
+			continue
+		}
+		m.mu.Lock()
+		if w := m.workers[r.Pod.UID]; w != nil {
+			w.afresh.Store(true)
+		}
+		m.mu.Unlock()
+		m.Wake(r.Pod.UID)
+	}
+}
+
 // start makes and runs a worker; m.mu is held.
 func (m *Manager) start(uid types.UID, orphan *store.Record) *worker {
 	w := newWorker(m, uid, orphan)

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -130,5 +131,27 @@ func TestClusterScoped(t *testing.T) {
 		if v := r.Object.(*v1.PersistentVolume); v.Status.Phase != v1.VolumeBound || v.Spec.ClaimRef == nil || v.Spec.ClaimRef.UID != "u" || r.Wanted.(*v1.PersistentVolume).Spec.ClaimRef != nil {
 			t.Errorf("after %s: %+v", what, v)
 		}
+	}
+}
+
+// TestNotifyResources: who listens hears of every change, and may read.
+func TestNotifyResources(t *testing.T) {
+	h := newHost(t)
+	var heard []string
+	h.NotifyResources(func(kind string, key pod.Key) {
+		_, there := h.Resource(kind, key)
+		heard = append(heard, fmt.Sprint(kind, " ", key, " ", there))
+	})
+	h.apply(SourceFile, h.decode("a.yaml", yamlNamespace, yamlVolume))
+	r, _ := h.known("PersistentVolume", "", "v")
+	v := r.Object.DeepCopyObject().(*v1.PersistentVolume)
+	v.Status.Phase = v1.VolumeAvailable
+	r.Object = v
+	if err := h.SetResource(r); err != nil {
+		t.Fatal(err)
+	}
+	h.apply(SourceFile, h.decode("a.yaml", yamlVolume))
+	if got, want := strings.Join(heard, ", "), "Namespace shop true, PersistentVolume v true, PersistentVolume v true, Namespace shop false"; got != want {
+		t.Errorf("heard %s, want %s", got, want)
 	}
 }

@@ -120,6 +120,7 @@ func (s *Store) putResource(kind string, r *resource, shown manifest.Resource) e
 			return err
 		}
 	}
+	defer s.tell(r.key())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	revision := s.o.Revisions.Next()
@@ -158,6 +159,7 @@ func (s *Store) forgetResource(r *resource) error {
 			return err
 		}
 	}
+	defer s.tell(r.key())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	revision := s.o.Revisions.Next()

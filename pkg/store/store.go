@@ -87,6 +87,7 @@ type Store struct {
 	others  map[objectKey]*resource // by kind and name, those of SourceAgent too
 	sources map[string]*source
 	notify  []func(types.UID)
+	changed []func(kind string, key pod.Key)
 }
 
 // entry is one pod. Entries are replaced, never changed.
@@ -262,6 +263,24 @@ func (s *Store) Notify(fn func(uid types.UID)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.notify = append(slices.Clone(s.notify), fn)
+}
+
+// NotifyResources is Notify for objects that are no pods: fn is called whenever
+// one is new, changes, be it in its status, or is gone.
+func (s *Store) NotifyResources(fn func(kind string, key pod.Key)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = append(slices.Clone(s.changed), fn)
+}
+
+// tell is wake for objects that are no pods; mu is not held.
+func (s *Store) tell(key objectKey) {
+	s.mu.RLock()
+	fns := s.changed
+	s.mu.RUnlock()
+	for _, fn := range fns {
+		fn(key.kind, key.Key)
+	}
 }
 
 // entries are all pods, sorted by key.

@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"github.com/nodeagent/nodeagent/pkg/manifest"
+	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/podworker"
+	"github.com/nodeagent/nodeagent/pkg/store"
+)
+
+// objects are what pods refer to, as the store has it. What is returned is
+// shared, and nobody changes it.
+type objects struct{ store *store.Store }
+
+// find is the object of a kind and name; one that is not there is
+// errdefs.ErrNotFound, in kubelet's words.
+func find[T manifest.Resource](o objects, kind, namespace, name string) (T, error) {
+	if r, ok := o.store.Resource(kind, pod.Key{Namespace: namespace, Name: name}); ok {
+		return r.Object.(T), nil
+	}
+	var none T
+	return none, errdefs.Errorf(errdefs.ErrNotFound, "%s %q not found", strings.ToLower(kind), name)
+}
+
+func (o objects) ConfigMap(namespace, name string) (*v1.ConfigMap, error) {
+	return find[*v1.ConfigMap](o, "ConfigMap", namespace, name)
+}
+
+func (o objects) Secret(namespace, name string) (*v1.Secret, error) {
+	return find[*v1.Secret](o, "Secret", namespace, name)
+}
+
+func (o objects) PersistentVolumeClaim(namespace, name string) (*v1.PersistentVolumeClaim, error) {
+	return find[*v1.PersistentVolumeClaim](o, "PersistentVolumeClaim", namespace, name)
+}
+
+func (o objects) PersistentVolume(name string) (*v1.PersistentVolume, error) {
+	return find[*v1.PersistentVolume](o, "PersistentVolume", "", name)
+}
+
+// changed tells the workers of an object that pods may name. What an account or
+// a claim names in turn concerns the pods that name those.
+func (o objects) changed(workers *podworker.Manager) func(kind string, key pod.Key) {
+	return func(kind string, key pod.Key) {
+		switch kind {
+		case "ConfigMap", "PersistentVolumeClaim", "ServiceAccount", "RuntimeClass", "PriorityClass":
+			workers.ObjectChanged(kind, key)
+		case "Secret":
+			workers.ObjectChanged(kind, key)
+			accounts, _ := o.store.Resources("ServiceAccount")
+			for _, r := range accounts {
+				for _, s := range r.Object.(*v1.ServiceAccount).ImagePullSecrets {
+					if s.Name == key.Name && r.Key().Namespace == key.Namespace {
+						workers.ObjectChanged(r.Kind(), r.Key())
+					}
+				}
+			}
+		case "PersistentVolume":
+			claims, _ := o.store.Resources("PersistentVolumeClaim")
+			for _, r := range claims {
+				if r.Object.(*v1.PersistentVolumeClaim).Spec.VolumeName == key.Name {
+					workers.ObjectChanged(r.Kind(), r.Key())
+				}
+			}
+		}
+	}
+}
