@@ -223,6 +223,7 @@ func watch(t *testing.T, v programs.Variant) {
 	tool, tool6 := programs.Tool{Variant: v}, programs.Tool{Variant: v, V6: true}
 	ipt, ipt6 := tool.Program(""), tool6.Program("")
 	for _, foreign := range []string{
+		"flush", // not the last: of its transactions some may be noticed after the repair
 		ipt + " -t nat -F",
 		ipt + " -F",
 		ipt6 + " -t nat -F",
@@ -231,7 +232,6 @@ func watch(t *testing.T, v programs.Variant) {
 		ipt + " -t nat -I PREROUTING -d 192.0.2.77 -j ACCEPT",
 		ipt + " -D INPUT 1",
 		ipt + " -t nat -D OUTPUT -j NODEAGENT-S-SERVICES",
-		"flush",
 	} {
 		if foreign == "flush" { // as firewalld does when it is restarted
 			for _, tool := range []programs.Tool{tool, tool6} {
