@@ -3,12 +3,21 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/cache"
 )
 
 // bareProgram is one that loads rules for Services of two endpoints and no more:
@@ -57,6 +66,78 @@ func measureFloors(t *testing.T, r results, size, samples int) {
 			}
 		})
 	}
+}
+
+// measureBare measures what no program can leave out of a first sync: to receive
+// the objects, and to have iptables-restore load the rules that are in st's
+// kernel now, which are more than those of a bareProgram.
+func (c *cluster) measureBare(t *testing.T, r results, p proxy, st *stand, size int) {
+	rules, err := st.n.Exec("env", "PATH="+st.path, "iptables-save", "-t", "nat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := newStand(t, nil, p.legacy)
+	file := other.n.Path("rules")
+	if err := os.WriteFile(file, []byte(rules), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := c.receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.add(sized("received", size), p.name, time.Since(began).Seconds())
+	began = time.Now()
+	if _, err := other.n.Exec("env", "PATH="+other.path, "iptables-restore", "--wait", "--noflush", file); err != nil {
+		t.Fatal(err)
+	}
+	r.add(sized("loaded", size), p.name, time.Since(began).Seconds())
+}
+
+// receive receives all Services and EndpointSlices, and drops them.
+func (c *cluster) receive(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(logr.NewContext(ctx, logr.Discard())) // its end is no error to tell of
+	defer cancel()
+	var all []nowhere
+	for resource, of := range map[string]struct {
+		client cache.Getter
+		object runtime.Object
+	}{
+		"services":       {c.cp.Client().CoreV1().RESTClient(), &corev1.Service{}},
+		"endpointslices": {c.cp.Client().DiscoveryV1().RESTClient(), &discoveryv1.EndpointSlice{}},
+	} {
+		n := nowhere{make(chan struct{}, 1)}
+		all = append(all, n)
+		from := cache.NewListWatchFromClient(of.client, resource, "", fields.Everything())
+		go cache.NewReflectorWithOptions(from, of.object, n, cache.ReflectorOptions{}).RunWithContext(ctx)
+	}
+	for _, n := range all {
+		select {
+		case <-n.complete:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// nowhere is a store that keeps nothing.
+type nowhere struct{ complete chan struct{} }
+
+func (nowhere) Add(any) error    { return nil }
+func (nowhere) Update(any) error { return nil }
+func (nowhere) Delete(any) error { return nil }
+func (nowhere) Resync() error    { return nil }
+func (n nowhere) Replace([]any, string) error {
+	select {
+	case n.complete <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// Transformer lets go of the objects of a streaming list as they come.
+func (nowhere) Transformer() cache.TransformFunc {
+	return func(any) (any, error) { return &metav1.ObjectMeta{}, nil }
 }
 
 func serviceIP(i int) string { return fmt.Sprintf("10.%d.%d.%d", 96+i>>16, i>>8&255, i&255) }

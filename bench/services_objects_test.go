@@ -58,19 +58,19 @@ func (c *cluster) slice(service, name string, addrs []string) *discoveryv1.Endpo
 }
 
 // create makes endpoints first, so that the Service is complete at once, and
-// returns when the Service was asked for.
-func (c *cluster) create(ctx context.Context, name string, addrs []string) (clusterIP string, asked time.Time, err error) {
+// returns when the Service was asked for and when the API server had it.
+func (c *cluster) create(ctx context.Context, name string, addrs []string) (clusterIP string, asked, had time.Time, err error) {
 	if _, err = c.cp.Client().DiscoveryV1().EndpointSlices(namespace).Create(ctx, c.slice(name, name, addrs), metav1.CreateOptions{}); err != nil {
-		return "", asked, err
+		return "", asked, had, err
 	}
 	asked = time.Now()
 	s, err := c.cp.Client().CoreV1().Services(namespace).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
 	}, metav1.CreateOptions{})
 	if err != nil {
-		return "", asked, err
+		return "", asked, had, err
 	}
-	return s.Spec.ClusterIP, asked, nil
+	return s.Spec.ClusterIP, asked, time.Now(), nil
 }
 
 func (c *cluster) remove(ctx context.Context, name string) error {
@@ -97,14 +97,14 @@ func (c *cluster) fill(ctx context.Context, size int) error {
 		for ; c.filled < to; c.filled++ {
 			i := c.filled
 			g.Go(func() error {
-				_, _, err := c.create(ctx, fmt.Sprintf("fill%d", i), filler(i, 0))
+				_, _, _, err := c.create(ctx, fmt.Sprintf("fill%d", i), filler(i, 0))
 				return err
 			})
 		}
 		if err := g.Wait(); err != nil {
 			return err
 		}
-		ip, _, err := c.create(context.WithoutCancel(ctx), fmt.Sprintf("probe%d", p), answering)
+		ip, _, _, err := c.create(context.WithoutCancel(ctx), fmt.Sprintf("probe%d", p), answering)
 		if err != nil {
 			return err
 		}
@@ -118,7 +118,7 @@ func (c *cluster) makeBig(ctx context.Context, size int) error {
 	if size == 0 {
 		return nil
 	}
-	if _, _, err := c.create(ctx, "big", nil); err != nil {
+	if _, _, _, err := c.create(ctx, "big", nil); err != nil {
 		return err
 	}
 	for from := 0; from < size; from += 100 {

@@ -80,6 +80,9 @@ func (c *cluster) measure(t *testing.T, r results, p servicesPlan, s proxy, size
 		}
 	}
 	r.add(sized("first", size), s.name, last.Sub(began).Seconds())
+	if s.program == "nodeagent" && s.mode == "iptables" {
+		c.measureBare(t, r, s, st, size)
+	}
 	rules, chains, elements := st.kernel(s.mode == "iptables")
 	r.add(sized("rules", size), s.name, float64(rules))
 	r.add(sized("chains", size), s.name, float64(chains))
@@ -108,7 +111,7 @@ func (c *cluster) newServices(t *testing.T, r results, p servicesPlan, s proxy, 
 	for range p.samples {
 		c.last++
 		name := fmt.Sprintf("new%d", c.last)
-		ip, asked, err := c.create(t.Context(), name, answering)
+		ip, asked, had, err := c.create(t.Context(), name, answering)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,6 +123,7 @@ func (c *cluster) newServices(t *testing.T, r results, p servicesPlan, s proxy, 
 			t.Fatalf("%s: Service %s never answers: %v; %v", s.name, name, err, st.alive())
 		}
 		r.add(sized("new", size), s.name, float64(at.Sub(asked))/float64(time.Millisecond))
+		r.add(sized("had", size), s.name, float64(had.Sub(asked))/float64(time.Millisecond))
 		// A proxy that saves its work up is not always met at its worst.
 		time.Sleep(200 * time.Millisecond)
 	}
