@@ -333,8 +333,11 @@ func (s *turn) containerOptions(ctx context.Context, p *v1.Pod, spec *v1.Contain
 	for _, c := range spec.Args {
 		o.Args = append(o.Args, pod.Expand(c, lookup))
 	}
-	var err error
-	if o.Mounts, err = s.mounts(ctx, p, spec, sandbox, a.Attempt, volumes.MountOptions{Env: lookup, Images: volumeImages}); err != nil {
+	how, err := s.mountOptions(ctx, spec, lookup, volumeImages, o.Sandbox.Handler)
+	if err != nil {
+		return runtime.ContainerOptions{}, err
+	}
+	if o.Mounts, err = s.mounts(ctx, p, spec, sandbox, a.Attempt, how); err != nil {
 		return runtime.ContainerOptions{}, err
 	}
 	o.Devices, err = volumes.Devices(p, spec, s.mounted)

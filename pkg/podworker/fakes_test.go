@@ -43,6 +43,7 @@ type node struct {
 	refreshed  []string
 	refreshErr error
 	mounts     map[string][]runtime.Mount // of the newest container of each name
+	features   runtime.Features
 	events     []string
 	noImage    map[string]images.State
 	failRun    error
@@ -479,7 +480,8 @@ type agent struct {
 
 func (n *node) agent(dir string, set func(*Options)) *agent {
 	o := Options{
-		Store: n, Observer: n, Sandboxes: n, Containers: n, Images: n, Volumes: n, Cgroups: n, Network: n, Recorder: n, Metrics: n,
+		Features: func(context.Context) (runtime.Features, error) { return n.features, nil },
+		Store:    n, Observer: n, Sandboxes: n, Containers: n, Images: n, Volumes: n, Cgroups: n, Network: n, Recorder: n, Metrics: n,
 		Probes:   probe.New(probe.Options{Runtime: n, Recorder: n, Metrics: n, Clock: time.Now, After: time.After, Log: slog.New(slog.DiscardHandler)}),
 		Admit:    func(*v1.Pod, []*v1.Pod) *status.Refusal { return nil },
 		Hostname: "node", NodeIPs: []string{"192.0.2.1"}, NodeMemory: 1 << 30, RuntimeName: "containerd", DNS: func(*v1.Pod) runtime.DNS { return runtime.DNS{} }, ClusterDomain: "cluster.local",

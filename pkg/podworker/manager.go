@@ -38,6 +38,8 @@ type Options struct {
 	Recorder   Recorder
 	Metrics    Metrics
 	Probes     *probe.Prober
+	// Features are what the runtime can.
+	Features func(ctx context.Context) (runtime.Features, error)
 
 	// Admit says why the node does not run a new pod beside those that it
 	// already runs; nil: it does.

@@ -3,10 +3,12 @@ package podworker
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/images"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -58,6 +60,26 @@ func messages(err error, message string) (out []string) {
 		out = append(out, e.Error())
 	}
 	return out
+}
+
+// mountOptions is what the mounts of a container depend on, with the images
+// that it mounts, which are there. Only for what not every runtime can, the
+// runtime is asked what it can.
+func (s *turn) mountOptions(ctx context.Context, spec *v1.Container, env func(string) (string, bool), images map[string]string, handler string) (volumes.MountOptions, error) {
+	o := volumes.MountOptions{Env: env, Images: images}
+	recursive := slices.ContainsFunc(spec.VolumeMounts, func(m v1.VolumeMount) bool { return m.RecursiveReadOnly != nil })
+	if !recursive && len(images) == 0 {
+		return o, nil
+	}
+	can, err := s.m.Features(ctx)
+	if err != nil {
+		return o, err
+	}
+	if len(images) > 0 && !can.ImageVolumes {
+		return o, errdefs.Errorf(errdefs.ErrInvalid, "the container runtime of this node does not mount images; containerd does since 2.1, CRI-O since 1.31")
+	}
+	o.RecursiveReadOnly = slices.Contains(can.RecursiveReadOnly, handler)
+	return o, nil
 }
 
 // volumeImages brings the images that a container mounts as volumes, and puts

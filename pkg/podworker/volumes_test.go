@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,6 +83,14 @@ func TestImageVolume(t *testing.T) {
 	delete(n.noImage, "pages")
 	n.mu.Unlock()
 	a.Wake("a")
+	n.until("told that the runtime cannot", func() bool {
+		s := n.records["a"].Pod.Status.ContainerStatuses
+		return s[0].State.Waiting != nil && s[0].State.Waiting.Reason == "CreateContainerError" && strings.Contains(s[0].State.Waiting.Message, "does not mount images")
+	})
+	n.mu.Lock()
+	n.features.ImageVolumes = true
+	n.mu.Unlock()
+	a.WakeAll()
 	n.until("ready", n.ready("a"))
 	if m := n.mounts["one"]; len(m) == 0 || m[0].Image != "pages" || m[0].HostPath != "/sub/html" {
 		t.Errorf("mounts %+v", m)

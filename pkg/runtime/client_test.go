@@ -127,7 +127,7 @@ func TestInfo(t *testing.T) {
 	})
 	i, err := c.Info(t.Context())
 	want := Info{Name: "fakeruntime", Version: "1.2.3", APIVersion: "v1", Endpoint: "unix://" + f.path, Ready: true,
-		Reason: "NetworkPluginNotReady: no network", Handlers: []string{"kata", "runc"}, CgroupDriver: "systemd", Events: "cri"}
+		Reason: "NetworkPluginNotReady: no network", Handlers: []string{"kata", "runc"}, CgroupDriver: "systemd", Events: "cri", Features: Features{ImageVolumes: true}}
 	if err != nil || fmt.Sprint(i) != fmt.Sprint(want) {
 		t.Errorf("Info = %+v, %v\nwant   %+v", i, err, want)
 	}

@@ -2,7 +2,9 @@ package runtime
 
 import (
 	"encoding/json"
+	"regexp"
 	"slices"
+	"strconv"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -27,9 +29,13 @@ type verboseConfig struct {
 // empty: the text belongs to the runtime and no contract covers it.
 func readStatus(a *about, st *cri.StatusResponse) {
 	a.features.SupplementalGroupsPolicy = st.GetFeatures().GetSupplementalGroupsPolicy()
+	a.features.ImageVolumes = mountsImages(a.name, a.version)
 	for _, h := range st.GetRuntimeHandlers() {
 		if h.GetFeatures().GetUserNamespaces() {
 			a.features.UserNamespaces = append(a.features.UserNamespaces, h.GetName())
+		}
+		if h.GetFeatures().GetRecursiveReadOnlyMounts() {
+			a.features.RecursiveReadOnly = append(a.features.RecursiveReadOnly, h.GetName())
 		}
 		if h.GetName() != "" {
 			a.handlers = append(a.handlers, h.GetName())
@@ -59,6 +65,24 @@ func readStatus(a *about, st *cri.StatusResponse) {
 			a.cgroupDriver = "cgroupfs"
 		}
 	}
+}
+
+// firstWithImages are the releases that brought image volumes; no runtime says
+// by itself whether it has them.
+var firstWithImages = map[string][2]int{containerdName: {2, 1}, "cri-o": {1, 31}}
+
+var majorMinor = regexp.MustCompile(`(\d+)\.(\d+)`)
+
+// mountsImages says so of a runtime that is not known, too: it may be tried.
+func mountsImages(name, version string) bool {
+	first, known := firstWithImages[name]
+	m := majorMinor.FindStringSubmatch(version)
+	if !known || m == nil {
+		return true
+	}
+	major, _ := strconv.Atoi(m[1])
+	minor, _ := strconv.Atoi(m[2])
+	return major > first[0] || major == first[0] && minor >= first[1]
 }
 
 func driverName(d cri.CgroupDriver) string {

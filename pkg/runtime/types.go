@@ -175,6 +175,12 @@ type Features struct {
 	// UserNamespaces are the handlers that can give a pod users of its own; ""
 	// is the default one.
 	UserNamespaces []string
+	// RecursiveReadOnly are the handlers that can make a mount read-only with
+	// all that is mounted below it.
+	RecursiveReadOnly []string
+	// ImageVolumes: an image can be mounted. One that cannot takes it for a
+	// mount of nothing.
+	ImageVolumes bool
 }
 
 // Image is one image of the runtime.
