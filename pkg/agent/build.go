@@ -92,7 +92,7 @@ func (a *agent) newCNI() (*cni.Manager, error) {
 
 func (a *agent) newVolumes() *volumes.Manager {
 	return volumes.New(volumes.Options{
-		PodsDir: a.statePath(podsDir), Objects: objects{a.store},
+		PodsDir: a.statePath(podsDir), Objects: objects{a.store}, Allocatable: a.allocatable,
 		NodeMatches: func(s *v1.NodeSelector) bool { return pod.MatchesNode(s, a.cfg.NodeName, a.nodeLabels()) },
 		Log:         a.log,
 	})

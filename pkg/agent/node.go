@@ -243,6 +243,7 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 	}
 	n.workers = podworker.New(podworker.Options{
 		Store: a.store, Observer: client, Sandboxes: client, Containers: client, Images: n.images, Volumes: a.volumes,
+		Objects: objects{a.store}, Allocatable: a.allocatable,
 		Cgroups: cgroups, Network: a.cni, Recorder: a.events, Metrics: a.metrics, Features: client.Features,
 		Probes: probe.New(probe.Options{
 			Runtime: client, Recorder: a.events, Metrics: a.metrics, Clock: time.Now, After: time.After, Log: a.log,

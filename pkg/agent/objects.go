@@ -1,9 +1,12 @@
 package agent
 
 import (
+	goruntime "runtime"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
@@ -42,6 +45,18 @@ func (o objects) PersistentVolume(name string) (*v1.PersistentVolume, error) {
 	return find[*v1.PersistentVolume](o, "PersistentVolume", "", name)
 }
 
+// Services are those of a namespace, sorted by name. One that is not served has
+// no address that could be told.
+func (o objects) Services(namespace string) (out []*v1.Service) {
+	all, _ := o.store.Resources("Service")
+	for _, r := range all {
+		if r.Key().Namespace == namespace && r.Problem == "" {
+			out = append(out, r.Object.(*v1.Service))
+		}
+	}
+	return out
+}
+
 // changed tells the workers of an object that pods may name. What an account or
 // a claim names in turn concerns the pods that name those.
 func (o objects) changed(workers *podworker.Manager) func(kind string, key pod.Key) {
@@ -68,4 +83,17 @@ func (o objects) changed(workers *podworker.Manager) func(kind string, key pod.K
 			}
 		}
 	}
+}
+
+// allocatable is what the node has for pods.
+func (a *agent) allocatable() v1.ResourceList {
+	list := v1.ResourceList{v1.ResourceCPU: *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI)}
+	if memory, err := totalMemory(); err == nil {
+		list[v1.ResourceMemory] = *resource.NewQuantity(memory, resource.BinarySI)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(a.cfg.StateDir, &st); err == nil {
+		list[v1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(st.Blocks)*st.Bsize, resource.BinarySI)
+	}
+	return list
 }

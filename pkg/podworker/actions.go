@@ -321,12 +321,15 @@ func (s *turn) containerOptions(ctx context.Context, p *v1.Pod, spec *v1.Contain
 	if a.Reset != "" {
 		o.Annotations[pod.AnnotationReset] = a.Reset
 	}
-	vars := map[string]string{}
-	lookup := func(n string) (string, bool) { v, ok := vars[n]; return v, ok }
-	for _, e := range spec.Env {
-		vars[e.Name] = pod.Expand(e.Value, lookup)
-		o.Env = append(o.Env, runtime.EnvVar{Name: e.Name, Value: vars[e.Name]})
+	env := environment{objects: s.m.Objects, pod: p, podIPs: sandbox.IPs, hostIPs: s.m.NodeIPs, allocatable: s.m.Allocatable()}
+	if p.Spec.HostNetwork {
+		env.podIPs = s.m.NodeIPs
 	}
+	var err error
+	if o.Env, err = env.environ(spec); err != nil {
+		return runtime.ContainerOptions{}, err
+	}
+	lookup := env.lookup
 	for _, c := range spec.Command {
 		o.Command = append(o.Command, pod.Expand(c, lookup))
 	}

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/images"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/probe"
@@ -59,11 +60,25 @@ type node struct {
 	probeExit int32
 	probes    int
 	ignoring  map[string]bool // containers that do not react to TERM
+	config    map[string]*v1.ConfigMap
+	env       map[string][]runtime.EnvVar // of the newest container of each name
 }
+
+func (n *node) ConfigMap(_, name string) (*v1.ConfigMap, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c := n.config[name]; c != nil {
+		return c, nil
+	}
+	return nil, errdefs.Errorf(errdefs.ErrNotFound, "configmap %q not found", name)
+}
+
+func (n *node) Secret(string, string) (*v1.Secret, error) { return nil, errdefs.ErrNotFound }
+func (n *node) Services(string) []*v1.Service             { return nil }
 
 func newNode(t *testing.T) *node {
 	n := &node{t: t, records: map[types.UID]store.Record{}, finished: map[types.UID]bool{}, pods: map[types.UID]*runtime.Pod{},
-		cgroups: map[types.UID]bool{}, volumes: map[types.UID]bool{}, noImage: map[string]images.State{}, mounts: map[string][]runtime.Mount{}, synced: true, ignoring: map[string]bool{}}
+		cgroups: map[types.UID]bool{}, volumes: map[types.UID]bool{}, noImage: map[string]images.State{}, mounts: map[string][]runtime.Mount{}, synced: true, ignoring: map[string]bool{}, env: map[string][]runtime.EnvVar{}}
 	n.changed = sync.NewCond(&n.mu)
 	return n
 }
@@ -300,7 +315,7 @@ func (n *node) CreateContainer(ctx context.Context, p *v1.Pod, c *v1.Container, 
 		}
 	}
 	n.made++
-	n.mounts[c.Name] = o.Mounts
+	n.mounts[c.Name], n.env[c.Name] = o.Mounts, o.Env
 	id := "c" + strconv.Itoa(n.made)
 	pod.Containers = slices.Insert(pod.Containers, 0, runtime.Container{ID: id, Name: c.Name, SandboxID: s.ID, Attempt: o.Attempt,
 		State: runtime.StateCreated, CreatedAt: time.Now(), SpecImage: c.Image, Init: o.Init, Annotations: o.Annotations})
@@ -482,7 +497,8 @@ func (n *node) agent(dir string, set func(*Options)) *agent {
 	o := Options{
 		Features: func(context.Context) (runtime.Features, error) { return n.features, nil },
 		Store:    n, Observer: n, Sandboxes: n, Containers: n, Images: n, Volumes: n, Cgroups: n, Network: n, Recorder: n, Metrics: n,
-		Probes:   probe.New(probe.Options{Runtime: n, Recorder: n, Metrics: n, Clock: time.Now, After: time.After, Log: slog.New(slog.DiscardHandler)}),
+		Probes:  probe.New(probe.Options{Runtime: n, Recorder: n, Metrics: n, Clock: time.Now, After: time.After, Log: slog.New(slog.DiscardHandler)}),
+		Objects: n, Allocatable: func() v1.ResourceList { return nil },
 		Admit:    func(*v1.Pod, []*v1.Pod) *status.Refusal { return nil },
 		Hostname: "node", NodeIPs: []string{"192.0.2.1"}, NodeMemory: 1 << 30, RuntimeName: "containerd", DNS: func(*v1.Pod) runtime.DNS { return runtime.DNS{} }, ClusterDomain: "cluster.local",
 		PodsDir: dir + "/pods", PodLogDir: dir + "/logs", ContainerLogDir: dir + "/links",

@@ -38,6 +38,9 @@ type Options struct {
 	Recorder   Recorder
 	Metrics    Metrics
 	Probes     *probe.Prober
+	Objects    Objects
+	// Allocatable is what the node has for pods.
+	Allocatable func() v1.ResourceList
 	// Features are what the runtime can.
 	Features func(ctx context.Context) (runtime.Features, error)
 
