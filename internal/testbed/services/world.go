@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -159,11 +160,14 @@ var sysctls = map[string]string{
 	"net/ipv6/icmp/ratelimit":             "0",
 }
 
+// worlds counts those of this process: tests may run side by side.
+var worlds atomic.Int32
+
 // New makes a world that lives as long as the test.
 func New(t testing.TB) *World {
 	t.Helper()
 	testbed.Require(t, "ip")
-	w := &World{t: t, prefix: fmt.Sprintf("svc%d", os.Getpid())}
+	w := &World{t: t, prefix: fmt.Sprintf("svc%d-%d", os.Getpid(), worlds.Add(1))}
 	for _, s := range setup {
 		w.ip("netns", "add", w.ns(s.ns))
 		t.Cleanup(func() { w.ip("netns", "del", w.ns(s.ns)) })

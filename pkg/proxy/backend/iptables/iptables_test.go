@@ -52,10 +52,14 @@ func apply(t testing.TB, b inside, old, now ruleset.Ruleset) {
 	}
 }
 
-// each runs a test for each variant.
+// each runs a test for each variant, side by side: most of the time they wait
+// for the kernel.
 func each(t *testing.T, test func(t *testing.T, v programs.Variant)) {
 	for _, v := range []programs.Variant{programs.NFT, programs.Legacy} {
-		t.Run(string(v), func(t *testing.T) { test(t, v) })
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			test(t, v)
+		})
 	}
 }
 
@@ -102,6 +106,7 @@ func run(t testing.TB, w *services.World, in, program string, args ...string) st
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, v programs.Variant) {
 		w := services.New(t)
 		services.Run(t, w, backend(t, w, v))
@@ -109,6 +114,7 @@ func TestConformance(t *testing.T) {
 }
 
 func TestUDPFlows(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, v programs.Variant) {
 		w := services.New(t)
 		services.RunFlows(t, w, backend(t, w, v))
@@ -116,6 +122,7 @@ func TestUDPFlows(t *testing.T) {
 }
 
 func TestInvalid(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, v programs.Variant) {
 		w := services.New(t)
 		services.RunInvalid(t, w, backend(t, w, v), ruleset.Drop)
@@ -123,6 +130,7 @@ func TestInvalid(t *testing.T) {
 }
 
 func TestKernelDoesWhatTheTracerSays(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, v programs.Variant) {
 		w := services.New(t)
 		for seed := range uint64(3) {
@@ -132,6 +140,7 @@ func TestKernelDoesWhatTheTracerSays(t *testing.T) {
 }
 
 func TestLasting(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, v programs.Variant) {
 		w := services.New(t)
 		services.Lasting{
@@ -142,9 +151,15 @@ func TestLasting(t *testing.T) {
 	})
 }
 
-func TestKilledNFT(t *testing.T) { killed(t, programs.NFT) }
+func TestKilledNFT(t *testing.T) {
+	t.Parallel()
+	killed(t, programs.NFT)
+}
 
-func TestKilledLegacy(t *testing.T) { killed(t, programs.Legacy) }
+func TestKilledLegacy(t *testing.T) {
+	t.Parallel()
+	killed(t, programs.Legacy)
+}
 
 func killed(t *testing.T, v programs.Variant) {
 	services.RunKilled(t, func(w *services.World) services.Restartable { return backend(t, w, v) },

@@ -117,21 +117,25 @@ func kernel(t testing.TB, w *services.World) string {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	services.Run(t, w, backend(t, w))
 }
 
 func TestUDPFlows(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	services.RunFlows(t, w, backend(t, w))
 }
 
 func TestInvalid(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	services.RunInvalid(t, w, backend(t, w), ruleset.Forward)
 }
 
 func TestKernelDoesWhatTheTracerSays(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	for seed := range uint64(3) {
 		services.RunRandom(t, w, backend(t, w), seed, 12)
@@ -139,6 +143,7 @@ func TestKernelDoesWhatTheTracerSays(t *testing.T) {
 }
 
 func TestLasting(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	services.Lasting{
 		World: w, New: func() services.Restartable { return backend(t, w) }, State: func() string { return kernel(t, w) },
@@ -146,6 +151,7 @@ func TestLasting(t *testing.T) {
 }
 
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	services.RunKilled(t, func(w *services.World) services.Restartable { return backend(t, w) },
 		func(w *services.World) string { return kernel(t, w) })
 }

@@ -46,21 +46,25 @@ func apply(t testing.TB, b *userspace.Backend, old, now ruleset.Ruleset) {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	services.Run(t, w, backend(t, w), lacks...)
 }
 
 func TestUDPFlows(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	services.RunFlows(t, w, backend(t, w), lacks...)
 }
 
 func TestInvalid(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	services.RunInvalid(t, w, backend(t, w), ruleset.Forward)
 }
 
 func TestPacketsGoWhereTheTracerSays(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	b := backend(t, w)
 	for seed := range uint64(3) {
@@ -70,6 +74,7 @@ func TestPacketsGoWhereTheTracerSays(t *testing.T) {
 }
 
 func TestLasting(t *testing.T) {
+	t.Parallel()
 	w := services.New(t)
 	var last *userspace.Backend
 	services.Lasting{
