@@ -98,7 +98,7 @@ type Snapshot []*Service
 // Map holds the objects. It is safe for concurrent use.
 type Map struct {
 	mu        sync.Mutex
-	services  map[Name]*Service // as converted, without endpoints
+	services  map[Name]*Service // as converted, or as in current: endpoints are never read from here
 	slices    map[Name][]*slice // by Service, sorted by their own names
 	owners    map[Name]Name     // the Service of each slice
 	endpoints map[Name][]*slice // of the Endpoints object of that name, one for each subset
@@ -222,14 +222,16 @@ func (m *Map) refresh(name Name) (changed bool) {
 	for p := range s.Ports {
 		s.Ports[p].Endpoints = merge(&s.Ports[p], sources)
 	}
-	switch {
-	case !found:
-		m.current = slices.Insert(m.current, i, &s)
-	case m.current[i].equal(&s):
+	if found && m.current[i].equal(&s) {
+		m.services[name] = m.current[i]
 		return false
-	default:
-		m.current[i] = &s
 	}
+	if found {
+		m.current[i] = &s
+	} else {
+		m.current = slices.Insert(m.current, i, &s)
+	}
+	m.services[name] = &s // in place of the one that was converted
 	return true
 }
 
