@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// trimFirst is when an agent has come up, trimEvery how often it gives back
-	// what it touched since.
-	trimFirst, trimEvery = 10 * time.Second, 4 * time.Minute
+	// trimFirst is when an agent has its Services, trimSecond how much later its
+	// pods, trimEvery how often it gives back what it touched since.
+	trimFirst, trimSecond, trimEvery = 4 * time.Second, 6 * time.Second, 4 * time.Minute
 	// mostText is how much of the binary may stay in memory in between: looking
 	// costs some ten microseconds, and is done textEarly while the agent comes up.
 	mostText             = 16 << 20
@@ -36,6 +36,7 @@ func trim(ctx context.Context, log *slog.Logger) error {
 		err = own.drop() // what the initialisation of packages touched
 	}
 	next, look := time.NewTimer(trimFirst), time.NewTicker(textEarly)
+	pause := trimSecond
 	defer next.Stop()
 	defer look.Stop()
 	for err == nil {
@@ -44,7 +45,8 @@ func trim(ctx context.Context, log *slog.Logger) error {
 			return nil
 		case <-next.C:
 			debug.FreeOSMemory()
-			next.Reset(trimEvery)
+			next.Reset(pause)
+			pause = trimEvery
 			look.Reset(textEvery)
 		case <-look.C:
 			var resident int
