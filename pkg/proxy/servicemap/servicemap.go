@@ -252,10 +252,19 @@ func find(all []*slice, name string) (int, bool) {
 // it moves between slices or after another pod got it: what runs is preferred
 // to what terminates.
 func merge(p *Port, sources []*slice) []Endpoint {
-	var out []Endpoint
+	serves := func(sp slicePort) bool { return sp.name == p.Name && sp.proto == p.Proto }
+	n := 0
 	for _, s := range sources {
 		for _, sp := range s.ports {
-			if sp.name != p.Name || sp.proto != p.Proto {
+			if serves(sp) {
+				n += len(s.endpoints)
+			}
+		}
+	}
+	out := make([]Endpoint, 0, n)
+	for _, s := range sources {
+		for _, sp := range s.ports {
+			if !serves(sp) {
 				continue
 			}
 			for i := range s.endpoints {
