@@ -71,6 +71,9 @@ func (c *CLI) logsOfAll(ctx context.Context, p *v1.Pod, o LogsOptions) error {
 			names = append(names, list[i].Name)
 		}
 	}
+	for i := range p.Spec.EphemeralContainers {
+		names = append(names, p.Spec.EphemeralContainers[i].Name)
+	}
 	var out sync.Mutex
 	errs := make([]error, len(names))
 	g := errgroup.Group{}

@@ -82,6 +82,7 @@ func validateSpecUpdate(spec, old *v1.PodSpec, p *field.Path) (errs field.ErrorL
 		rest.InitContainers[i].Image = old.InitContainers[i].Image
 	}
 	rest.Tolerations, rest.ActiveDeadlineSeconds = old.Tolerations, old.ActiveDeadlineSeconds
+	rest.EphemeralContainers = old.EphemeralContainers // no manifest has them
 	if !apiequality.Semantic.DeepEqual(rest, old) {
 		errs = append(errs, field.Forbidden(p, "an update of a pod may change only containers[*].image, "+
 			"initContainers[*].image, shorten activeDeadlineSeconds and add tolerations; delete the pod and create it again"))

@@ -206,6 +206,9 @@ func (s *turn) createContainer(ctx context.Context, p *v1.Pod, observed *runtime
 	}
 	sandbox := observed.Sandbox()
 	o, err := s.containerOptions(ctx, p, spec, sandbox, a, img.Ref, volumeImages)
+	if err == nil {
+		o.Target, err = target(p, observed, a.Container)
+	}
 	if err != nil {
 		return false, time.Time{}, err
 	}

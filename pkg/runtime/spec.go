@@ -146,6 +146,9 @@ func (t *translator) container(p *v1.Pod, c *v1.Container, o ContainerOptions) (
 	if err != nil {
 		return nil, err
 	}
+	if o.Target != "" {
+		sec.NamespaceOptions.Pid, sec.NamespaceOptions.TargetId = cri.NamespaceMode_TARGET, o.Target
+	}
 	anns, err := containerAnnotations(p, c, o)
 	if err != nil {
 		return nil, err

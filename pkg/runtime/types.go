@@ -129,7 +129,10 @@ type ContainerOptions struct {
 	Command  []string // expanded
 	Args     []string // expanded
 	OOMScore int64
-	Devices  []string
+	// Target is the container whose processes this one sees, by ID; empty: its
+	// own, or the pod's.
+	Target  string
+	Devices []string
 	// Annotations are set on the container besides the computed ones.
 	Annotations map[string]string
 }

@@ -193,7 +193,7 @@ func newFixture(t testing.TB, edit func(*Options)) *fixture {
 	f.events = events.New(events.Options{NodeName: nodeName, Revisions: counter, Clock: clock})
 	o := Options{
 		Log: quiet, Metrics: metrics.New(metrics.Build{}), NodeName: nodeName, Version: "v0.1",
-		PodLogDir: f.logs, Pods: st, Push: contested{accepted, f}, Resources: st, PushResources: accepted, Events: f.events, Streams: f.node, Node: f.node, Images: f.node,
+		PodLogDir: f.logs, Pods: st, Push: contested{accepted, f}, Amend: st, Resources: st, PushResources: accepted, Events: f.events, Streams: f.node, Node: f.node, Images: f.node,
 	}
 	if edit != nil {
 		edit(&o)

@@ -153,8 +153,10 @@ func (v *view) subresources() []subresource {
 	status := subresource{"status", v.Name, get}
 	switch v.Resource {
 	case "pods":
+		change := metav1.Verbs{"get", "patch", "update"}
+		status.verbs = change
 		return []subresource{
-			{"attach", "PodAttachOptions", connect}, {"exec", "PodExecOptions", connect}, {"log", "Pod", get},
+			{"attach", "PodAttachOptions", connect}, {"ephemeralcontainers", v.Name, change}, {"exec", "PodExecOptions", connect}, {"log", "Pod", get},
 			{"portforward", "PodPortForwardOptions", connect}, status,
 		}
 	case "namespaces", "nodes", "persistentvolumeclaims", "persistentvolumes", "services":

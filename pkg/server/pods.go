@@ -36,6 +36,10 @@ func (p podWriter) create(ctx context.Context, o manifest.Object) (manifest.Reso
 
 func (p podWriter) replace(ctx context.Context, rec record, raw []byte, mode writeMode) (manifest.Resource, error) {
 	old, key := rec.object.(*v1.Pod), rec.key()
+	raw, err := withoutEphemeral(raw, old)
+	if err != nil {
+		return nil, err
+	}
 	o, err := p.s.decodeObject(raw, podKind, manifest.Options{Namespace: key.Namespace, UID: old.UID}, false)
 	if err != nil {
 		return nil, err
@@ -63,6 +67,7 @@ func (p podWriter) replace(ctx context.Context, rec record, raw []byte, mode wri
 func preview(old *v1.Pod, o manifest.Object) *v1.Pod {
 	p := *old
 	p.Labels, p.Annotations, p.Spec = o.Pod.Labels, map[string]string{}, o.Pod.Spec
+	p.Spec.EphemeralContainers = old.Spec.EphemeralContainers
 	maps.Copy(p.Annotations, o.Pod.Annotations)
 	for _, a := range serverAnnotations() {
 		if v, set := old.Annotations[a]; set {

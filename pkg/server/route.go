@@ -125,12 +125,16 @@ func (s *Server) object(v *view, key pod.Key) route {
 	}}
 }
 
-// subresource routes what is below one object; the status is read only.
+// subresource routes what is below one object; the status is read only, but for that of pods.
 func (s *Server) subresource(v *view, key pod.Key, sub string) route {
 	if !slices.ContainsFunc(v.subresources(), func(have subresource) bool { return have.name == sub }) {
 		return notFound()
 	}
 	rt := route{label: v.Resource + "/" + sub, resource: v.Resource, name: key.Name}
+	if v.Resource == podKind.Resource && (sub == "status" || sub == "ephemeralcontainers") {
+		rt.serve = func(w http.ResponseWriter, r *http.Request) error { return s.amendPod(w, r, v, key, sub) }
+		return rt
+	}
 	switch sub {
 	case "status":
 		rt.serve = func(w http.ResponseWriter, r *http.Request) error {

@@ -79,6 +79,8 @@ type Options struct {
 
 	Pods Pods
 	Push Push
+	// Amend changes pods of any source while they run.
+	Amend Amender
 	// Resources and PushResources are the same for other kinds.
 	Resources     Resources
 	PushResources PushResources

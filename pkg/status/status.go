@@ -242,19 +242,10 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 	return list
 }
 
-// Own says that a condition is computed here; others are set from outside.
-func Own(t v1.PodConditionType) bool {
-	switch t {
-	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled:
-		return true
-	}
-	return false
-}
-
 // foreign are the pod's conditions that others have set.
 func foreign(p *v1.Pod) (out []v1.PodCondition) {
 	for _, c := range p.Status.Conditions {
-		if !Own(c.Type) {
+		if !pod.ComputedCondition(c.Type) {
 			out = append(out, c)
 		}
 	}

@@ -231,3 +231,63 @@ func TestUnready(t *testing.T) {
 		}
 	}
 }
+
+// TestReadinessGates: a pod whose containers are ready is, once the conditions
+// that it names are True; what others have set stays.
+func TestReadinessGates(t *testing.T) {
+	p := testPod(v1.RestartPolicyAlways, "", "a")
+	p.Generation = 3
+	p.Spec.ReadinessGates = []v1.PodReadinessGate{{ConditionType: "example.com/open"}}
+	in := Input{Pod: p, Observed: observe(true, "", "a=running"), Now: began}
+	ready := func() (c v1.PodCondition) {
+		p.Status = Compute(in)
+		for _, c = range p.Status.Conditions {
+			if c.Type == v1.PodReady {
+				break
+			}
+		}
+		return c
+	}
+	if c := ready(); c.Status != v1.ConditionFalse || c.Reason != "ReadinessGatesNotReady" || c.ObservedGeneration != 3 ||
+		c.Message != `corresponding condition of pod readiness gate "example.com/open" does not exist.` {
+		t.Errorf("no condition: %+v", c)
+	}
+	p.Status.Conditions = append(p.Status.Conditions, v1.PodCondition{Type: "example.com/open", Status: v1.ConditionFalse})
+	if c := ready(); c.Status != v1.ConditionFalse || c.Message != `the status of pod readiness gate "example.com/open" is not "True", but False` {
+		t.Errorf("closed: %+v", c)
+	}
+	p.Status.Conditions[0].Status = v1.ConditionTrue
+	if c := ready(); c.Status != v1.ConditionTrue || p.Status.Conditions[0].Type != "example.com/open" || len(p.Status.Conditions) != 6 {
+		t.Errorf("open: %+v", p.Status.Conditions)
+	}
+}
+
+// TestSidecarsAndEphemeralContainers: sidecars count for readiness and hold the
+// pod's end up, containers for debugging do neither.
+func TestSidecarsAndEphemeralContainers(t *testing.T) {
+	always := v1.ContainerRestartPolicyAlways
+	p := testPod(v1.RestartPolicyNever, "side", "a")
+	p.Spec.InitContainers[0].RestartPolicy = &always
+	p.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: "debug", Image: "img"}}}
+	for name, tc := range map[string]struct {
+		observed runtime.Pod
+		known    map[string]lifecycle.Known
+		want     string
+	}{
+		"the sidecar starts":    {observe(true, "side", "side=running"), map[string]lifecycle.Known{"side-0": {Hooked: true}}, "Pending " + up + "side=running a=waits:PodInitializing"},
+		"it has started":        {observe(true, "side", "side=running"), map[string]lifecycle.Known{"side-0": {Hooked: true, Started: true}}, "Pending " + up + "+Initialized side=running a=waits:PodInitializing"},
+		"it is not ready":       {observe(true, "side", "a=running", "side=running"), map[string]lifecycle.Known{"side-0": {Hooked: true, Started: true}}, "Running " + up + "+Initialized side=running a=running*"},
+		"all are":               {observe(true, "side", "debug=running", "a=running", "side=running"), nil, "Running " + all3 + "side=running* a=running*"},
+		"the others have ended": {observe(true, "side", "a=exited:0", "side=running"), nil, "Running " + up + "+Initialized side=running* a=Completed:0"},
+		"all have":              {observe(false, "side", "a=exited:0", "side=exited:137"), nil, "Succeeded +Initialized side=Error:137 a=Completed:0"},
+		"its hook runs":         {observe(true, "side", "a=running", "side=running"), map[string]lifecycle.Known{"a-0": {}}, "Pending " + up + "+Initialized side=running* a=waits:PodInitializing"},
+	} {
+		st := Compute(Input{Pod: p, Observed: tc.observed, Known: tc.known, Now: began})
+		if got := brief(st); got != tc.want {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
+		if d := st.EphemeralContainerStatuses; len(d) != 1 || d[0].Ready || (d[0].State.Running != nil) != (name == "all are") {
+			t.Errorf("%s: debug %+v", name, d)
+		}
+	}
+}

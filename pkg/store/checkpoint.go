@@ -37,6 +37,8 @@ type checkpoint struct {
 	// Status is kept only when its phase is terminal; any other is computed
 	// anew from what runs.
 	Status *v1.PodStatus `json:"status,omitempty"`
+	// Amendment is what was changed while the pod runs.
+	Amendment *Amendment `json:"amendment,omitempty"`
 	// SpecHash lets a person find the pod; Canonical is what counts.
 	SpecHash  string          `json:"specHash"`
 	Canonical json.RawMessage `json:"canonical"`
@@ -56,7 +58,7 @@ func (s *Store) checkpoint(e *entry, status *v1.PodStatus) error {
 	c := checkpoint{
 		Version: checkpointVersion, UID: e.uid, Source: e.source, Origin: e.obj.Origin, Line: e.obj.Line,
 		Accepted: e.accepted, Generation: e.generation, DeletionTimestamp: e.deletion, GracePeriodSeconds: e.grace,
-		SpecHash: e.obj.SpecHash, Canonical: e.obj.Canonical,
+		Amendment: e.amended, SpecHash: e.obj.SpecHash, Canonical: e.obj.Canonical,
 	}
 	if status != nil && pod.IsTerminal(status.Phase) {
 		c.Status = status
@@ -172,7 +174,7 @@ func (s *Store) restore(uid types.UID, data []byte) (savedEntry, error) {
 	// It may run, and has to be looked at before anything else can be said.
 	st := savedEntry{status: v1.PodStatus{Phase: v1.PodUnknown, Message: "not looked at yet since the agent started"}, entry: &entry{
 		obj: obj, uid: uid, source: c.Source, accepted: c.Accepted, generation: c.Generation,
-		deletion: c.DeletionTimestamp, grace: c.GracePeriodSeconds,
+		deletion: c.DeletionTimestamp, grace: c.GracePeriodSeconds, amended: c.Amendment,
 	}}
 	switch {
 	case c.Status == nil:

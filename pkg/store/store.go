@@ -99,6 +99,7 @@ type entry struct {
 	generation int64
 	deletion   *time.Time // when the grace period ends
 	grace      *int64     // seconds
+	amended    *Amendment // nil: nothing was
 	rec        Record
 }
 
@@ -208,7 +209,8 @@ func (s *Store) present(e *entry, status v1.PodStatus, revision uint64) Record {
 	p.Annotations[pod.AnnotationConfigHash] = e.obj.SpecHash
 	p.Annotations[pod.AnnotationConfigSeen] = e.accepted.UTC().Format(time.RFC3339Nano)
 	p.Annotations[pod.AnnotationOrigin] = e.obj.Origin
-	p.Status = status
+	p.Spec = e.amended.spec(p.Spec)
+	p.Status = e.amended.status(status)
 	return Record{
 		Pod: &p, Canonical: e.obj.Canonical, SpecHash: e.obj.SpecHash,
 		Source: e.source, Origin: e.obj.Origin, Accepted: e.accepted,
@@ -239,7 +241,7 @@ func (s *Store) publish(kind string, e *entry) {
 func (s *Store) publishStatus(cur *entry, status v1.PodStatus) {
 	revision := s.o.Revisions.Next()
 	next, p := *cur, *cur.rec.Pod
-	p.Status, p.ResourceVersion = status, strconv.FormatUint(revision, 10)
+	p.Status, p.ResourceVersion = cur.amended.status(status), strconv.FormatUint(revision, 10)
 	next.rec.Pod = &p
 	s.byKey[next.key()], s.byUID[next.uid] = &next, &next
 	s.journal.Append(revision, Change{Type: Modified, Record: next.rec, Revision: revision})

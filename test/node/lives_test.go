@@ -2,6 +2,8 @@ package node
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -66,6 +68,7 @@ func TestLives(t *testing.T) {
 	t.Run("sidecars", func(t *testing.T) { sidecars(t, n, dir, volume, mounts) })
 	t.Run("hooks", func(t *testing.T) { hooks(t, n, dir, volume, mounts) })
 	t.Run("rules", func(t *testing.T) { rules(t, n, volume, mounts) })
+	t.Run("amended", func(t *testing.T) { amended(t, n) })
 	t.Run("deadline", func(t *testing.T) { deadline(t, n) })
 }
 
@@ -187,6 +190,67 @@ func rules(t *testing.T, n *testbed.Node, volume, mounts string) {
 	n.RemoveManifest("again.yaml")
 	n.RemoveManifest("anew.yaml")
 	n.WaitPods(long, testbed.Gone("again", "anew"))
+}
+
+// amended: a container for debugging sees the processes of another one, a gate
+// is opened from outside, and both stay when the agent is killed.
+func amended(t *testing.T, n *testbed.Node) {
+	n.WriteManifest("gated.yaml", manifest{name: "gated", spec: "readinessGates: [{conditionType: example.com/open}]\n"}.String())
+	n.WaitPods(long, all(testbed.Running("gated"), podReady("gated", false)))
+	patch := func(sub, body string) {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodPatch, "http://agent/api/v1/namespaces/default/pods/gated/"+sub, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/strategic-merge-patch+json")
+		resp, err := n.API().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if b, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s", resp.Status, b)
+		}
+	}
+	patch("status", `{"status":{"conditions":[{"type":"example.com/open","status":"True"}]}}`)
+	patch("ephemeralcontainers", `{"spec":{"ephemeralContainers":[{"name":"debug","image":"busybox","imagePullPolicy":"IfNotPresent","targetContainerName":"main","command":["sleep","100000"]}]}}`)
+	debugging := func(pods testbed.Pods) error {
+		p, err := pods.Get("gated")
+		if err == nil && (len(p.Status.EphemeralContainerStatuses) != 1 || p.Status.EphemeralContainerStatuses[0].State.Running == nil) {
+			err = fmt.Errorf("%+v", p.Status.EphemeralContainerStatuses)
+		}
+		return err
+	}
+	n.WaitPods(long, all(podReady("gated", true), debugging))
+	id := runningID(t, n, "gated", "debug")
+	if out, _ := n.ExecSync(id, "cat", "/proc/1/cmdline"); !strings.Contains(out, "trap") {
+		t.Errorf("process 1 is not the target's: %q", out)
+	}
+	n.KillAgent()
+	n.StartAgent()
+	n.WaitPods(long, all(testbed.Running("gated"), podReady("gated", true), debugging))
+	if now := runningID(t, n, "gated", "debug"); now != id {
+		t.Errorf("started again: %s, %s", id, now)
+	}
+	n.RemoveManifest("gated.yaml")
+	n.WaitPods(long, testbed.Gone("gated"))
+}
+
+// podReady is a condition: the pod is Ready or not.
+func podReady(name string, want bool) func(testbed.Pods) error {
+	return func(pods testbed.Pods) error {
+		p, err := pods.Get(name)
+		if err != nil {
+			return err
+		}
+		for _, c := range p.Status.Conditions {
+			if c.Type == v1.PodReady && (c.Status == v1.ConditionTrue) == want {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s: ready is not %t: %+v", name, want, p.Status.Conditions)
+	}
 }
 
 func deadline(t *testing.T, n *testbed.Node) {
