@@ -45,15 +45,6 @@ func defaultPodSpec(spec *v1.PodSpec) {
 	}
 }
 
-func defaultVolume(v *v1.Volume) {
-	if v.VolumeSource == (v1.VolumeSource{}) {
-		v.EmptyDir = &v1.EmptyDirVolumeSource{}
-	}
-	if v.HostPath != nil && v.HostPath.Type == nil {
-		v.HostPath.Type = new(v1.HostPathUnset)
-	}
-}
-
 func defaultContainer(c *v1.Container, hostNetwork bool) {
 	orDefault(&c.ImagePullPolicy, defaultPullPolicy(c.Image))
 	orDefault(&c.TerminationMessagePath, v1.TerminationMessagePathDefault)

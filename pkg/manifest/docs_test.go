@@ -20,7 +20,7 @@ const (
 // the support table, and every field of a Pod of which some values are refused
 // has a row in the second one.
 func TestDocumentation(t *testing.T) {
-	after := replaceTable(t, "../../docs/pods.md", fieldTable(reflect.TypeFor[v1.Pod](), podFields))
+	after := replaceTable(t, "../../docs/pods.md", fieldTable(reflect.TypeFor[v1.Pod](), podRows()))
 	where := paths(reflect.TypeFor[v1.Pod]())
 	for key := range valueChecks {
 		typ, field, _ := strings.Cut(key, ".")
@@ -66,12 +66,12 @@ func fieldTable(root reflect.Type, rows []typeFields) string {
 	b.WriteString("| in | taken | refused by name |\n| --- | --- | --- |\n")
 	for _, row := range rows {
 		typ := reflect.TypeOf(row.of)
-		if inlined(typ) {
+		if inlined(rows, typ) {
 			continue
 		}
 		taken, refused := strings.Fields(row.supported), strings.Fields(row.refused)
-		for _, more := range rows {
-			if m := reflect.TypeOf(more.of); inlined(m) && inlines(typ, m) {
+		for _, more := range supportTable() {
+			if m := reflect.TypeOf(more.of); inlines(typ, m) {
 				taken = append(taken, strings.Fields(more.supported)...)
 				refused = append(refused, strings.Fields(more.refused)...)
 			}
@@ -101,9 +101,9 @@ func quoted(typ reflect.Type, fields []string) string {
 	return strings.Join(out, ", ")
 }
 
-// inlined says that a type's fields stand in another one of the table.
-func inlined(typ reflect.Type) bool {
-	return slices.ContainsFunc(supportTable(), func(row typeFields) bool { return inlines(reflect.TypeOf(row.of), typ) })
+// inlined says that a type's fields stand in another one of the rows.
+func inlined(rows []typeFields, typ reflect.Type) bool {
+	return slices.ContainsFunc(rows, func(row typeFields) bool { return inlines(reflect.TypeOf(row.of), typ) })
 }
 
 func inlines(outer, typ reflect.Type) bool {

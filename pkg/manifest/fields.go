@@ -29,12 +29,15 @@ type typeFields struct {
 // move its name to supported, add its type when that is new, its defaults to
 // Default and its rules to Validate. Kinds beside Pod have their rows with them.
 var supportTable = sync.OnceValue(func() []typeFields {
-	table := slices.Clone(podFields)
+	table := podRows()
 	for _, k := range kinds() {
 		table = append(table, k.fields...)
 	}
 	return table
 })
+
+// podRows are those of a Pod, the rows that have files of their own included.
+func podRows() []typeFields { return slices.Concat(podFields, volumeFields, fieldRefFields) }
 
 var podFields = []typeFields{
 	{of: v1.Pod{},
@@ -59,10 +62,10 @@ var podFields = []typeFields{
 			"resourceClaims resources schedulingGroup evictionResponders"},
 
 	{of: v1.Container{},
-		supported: "name image command args workingDir ports env resources volumeMounts " +
+		supported: "name image command args workingDir ports env resources volumeMounts volumeDevices " +
 			"terminationMessagePath terminationMessagePolicy imagePullPolicy securityContext " +
 			"stdin stdinOnce tty readinessProbe livenessProbe startupProbe lifecycle restartPolicy restartPolicyRules",
-		refused: "envFrom resizePolicy volumeDevices"},
+		refused: "envFrom resizePolicy"},
 
 	{of: v1.ContainerPort{},
 		supported: "name hostPort containerPort protocol hostIP"},
@@ -76,8 +79,11 @@ var podFields = []typeFields{
 		refused:   "claims"},
 
 	{of: v1.VolumeMount{},
-		supported: "name readOnly mountPath mountPropagation",
-		refused:   "recursiveReadOnly subPath subPathExpr bindMountOptions"},
+		supported: "name readOnly recursiveReadOnly mountPath subPath subPathExpr mountPropagation",
+		refused:   "bindMountOptions"},
+
+	{of: v1.VolumeDevice{},
+		supported: "name devicePath"},
 
 	// terminationGracePeriodSeconds is Validate's to refuse: no readiness probe
 	// may have it.
@@ -138,27 +144,10 @@ var podFields = []typeFields{
 	{of: v1.Toleration{},
 		supported: "key operator value effect tolerationSeconds"},
 
-	{of: v1.Volume{},
-		supported: "name"},
-
-	{of: v1.VolumeSource{},
-		supported: "hostPath emptyDir",
-		refused: "gcePersistentDisk awsElasticBlockStore gitRepo secret nfs iscsi glusterfs " +
-			"persistentVolumeClaim rbd flexVolume cinder cephfs flocker downwardAPI fc azureFile " +
-			"configMap vsphereVolume quobyte azureDisk photonPersistentDisk projected " +
-			"portworxVolume scaleIO storageos csi ephemeral image"},
-
-	{of: v1.HostPathVolumeSource{},
-		supported: "path type"},
-
-	{of: v1.EmptyDirVolumeSource{},
-		supported: "medium sizeLimit",
-		refused:   "mode"},
-
 	{of: v1.PodSecurityContext{},
 		supported: "seLinuxOptions seLinuxChangePolicy runAsUser runAsGroup runAsNonRoot supplementalGroups " +
-			"supplementalGroupsPolicy seccompProfile appArmorProfile",
-		refused: "windowsOptions fsGroup sysctls fsGroupChangePolicy"},
+			"supplementalGroupsPolicy fsGroup fsGroupChangePolicy seccompProfile appArmorProfile",
+		refused: "windowsOptions sysctls"},
 
 	{of: v1.SecurityContext{},
 		supported: "capabilities privileged seLinuxOptions runAsUser runAsGroup runAsNonRoot " +

@@ -95,7 +95,7 @@ func compareSections(t *testing.T, file string, a *txtar.Archive, got map[string
 func TestDeck(t *testing.T) {
 	want := map[string]int{
 		"pod-example.yaml": 1, "multi-container-example.yaml": 1, "container-attributes.yaml": 1,
-		"pod-label-example.yaml": 1, "volume-example.yaml": 1, "hello-apparmor.yaml": 1,
+		"pod-label-example.yaml": 1, "volume-example.yaml": 1, "hello-apparmor.yaml": 1, "security-context-demo.yaml": 1,
 		"service-clusterip.yaml": 1, "service-externalname.yaml": 1, "service-headless.yaml": 1, "service-internal.yaml": 1,
 		"service-loadbalancer.yaml": 1, "service-public.yaml": 1,
 		"configmap.yaml": 1, "secret.yaml": 1, "pv-pvc-selector.yaml": 2,

@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -22,7 +23,7 @@ func Validate(pod *v1.Pod) field.ErrorList {
 	errs := apivalidation.ValidateObjectMeta(&pod.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
 	errs = append(errs, validateAnnotations(pod, field.NewPath("metadata", "annotations"))...)
 	errs = append(errs, validateProbePeriods(pod, field.NewPath("metadata", "annotations"))...)
-	return append(errs, validateSpec(&pod.Spec, field.NewPath("spec"))...)
+	return append(errs, validateSpec(&pod.Spec, &pod.ObjectMeta, field.NewPath("spec"))...)
 }
 
 // Annotations that an API server reads.
@@ -54,10 +55,11 @@ func validateAnnotations(pod *v1.Pod, p *field.Path) (errs field.ErrorList) {
 	return append(errs, validateAppArmorAnnotations(pod, p)...)
 }
 
-func validateSpec(spec *v1.PodSpec, p *field.Path) field.ErrorList {
-	volumes, errs := validateVolumes(spec.Volumes, p.Child("volumes"))
+func validateSpec(spec *v1.PodSpec, meta *metav1.ObjectMeta, p *field.Path) field.ErrorList {
+	volumes, errs := validateVolumes(spec.Volumes, meta, p.Child("volumes"))
 	errs = append(errs, validateContainers(spec, volumes, p)...)
 	errs = append(errs, validateSecurity(spec, p)...)
+	errs = append(errs, validateFSGroup(spec.SecurityContext, p.Child("securityContext"))...)
 	errs = append(errs, oneOf(spec.RestartPolicy, p.Child("restartPolicy"),
 		v1.RestartPolicyAlways, v1.RestartPolicyOnFailure, v1.RestartPolicyNever)...)
 	errs = append(errs, oneOf(spec.DNSPolicy, p.Child("dnsPolicy"),
@@ -88,41 +90,6 @@ func validateSpec(spec *v1.PodSpec, p *field.Path) field.ErrorList {
 		errs = append(errs, invalid(p.Child("priorityClassName"), spec.PriorityClassName, validation.IsDNS1123Subdomain(spec.PriorityClassName))...)
 	}
 	return append(errs, validateTolerations(spec.Tolerations, p.Child("tolerations"))...)
-}
-
-// validateVolumes returns the volumes that a mount may name as well: a volume
-// that is wrong itself is not there for its mounts.
-func validateVolumes(volumes []v1.Volume, p *field.Path) (names map[string]bool, errs field.ErrorList) {
-	names = map[string]bool{}
-	for i := range volumes {
-		v, ip := &volumes[i], p.Index(i)
-		own := validateVolumeSource(&v.VolumeSource, ip)
-		own = append(own, dnsLabel(v.Name, ip.Child("name"))...)
-		if names[v.Name] {
-			own = append(own, field.Duplicate(ip.Child("name"), v.Name))
-		}
-		if len(own) == 0 {
-			names[v.Name] = true
-		}
-		errs = append(errs, own...)
-	}
-	return names, errs
-}
-
-func validateVolumeSource(s *v1.VolumeSource, p *field.Path) (errs field.ErrorList) {
-	if e := s.EmptyDir; e != nil && e.SizeLimit != nil && e.SizeLimit.Sign() < 0 {
-		errs = append(errs, field.Forbidden(p.Child("emptyDir", "sizeLimit"), "must not be negative"))
-	}
-	h, hp := s.HostPath, p.Child("hostPath")
-	switch {
-	case h == nil && s.EmptyDir == nil:
-		return append(errs, field.Required(p, "must say where the volume comes from: emptyDir or hostPath"))
-	case h == nil:
-		return errs
-	case s.EmptyDir != nil:
-		return append(errs, field.Forbidden(hp, "the volume already is an emptyDir; a volume has one source"))
-	}
-	return append(errs, validateHostPath(h, hp)...)
 }
 
 func validateTolerations(list []v1.Toleration, p *field.Path) (errs field.ErrorList) {

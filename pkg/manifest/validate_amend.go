@@ -56,7 +56,7 @@ func ValidateEphemeral(updated, old *v1.Pod) (errs field.ErrorList) {
 			names[list[i].Name], others[list[i].Name] = true, true
 		}
 	}
-	volumes, _ := validateVolumes(old.Spec.Volumes, field.NewPath("spec", "volumes"))
+	volumes, _ := validateVolumes(old.Spec.Volumes, &old.ObjectMeta, field.NewPath("spec", "volumes"))
 	for i := range updated.Spec.EphemeralContainers {
 		e, ep := &updated.Spec.EphemeralContainers[i], at.Index(i)
 		errs = append(errs, validateEphemeral(e, volumes, ep)...)
@@ -73,7 +73,7 @@ func ValidateEphemeral(updated, old *v1.Pod) (errs field.ErrorList) {
 
 // validateEphemeral checks one container for debugging: nobody waits for it,
 // watches it or counts what it uses.
-func validateEphemeral(e *v1.EphemeralContainer, volumes map[string]bool, p *field.Path) field.ErrorList {
+func validateEphemeral(e *v1.EphemeralContainer, volumes map[string]*v1.Volume, p *field.Path) field.ErrorList {
 	c := (*v1.Container)(&e.EphemeralContainerCommon)
 	errs := validateContainer(c, volumes, p)
 	for _, f := range []struct {

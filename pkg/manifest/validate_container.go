@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-func validateContainers(spec *v1.PodSpec, volumes map[string]bool, p *field.Path) (errs field.ErrorList) {
+func validateContainers(spec *v1.PodSpec, volumes map[string]*v1.Volume, p *field.Path) (errs field.ErrorList) {
 	cp, ip := p.Child("containers"), p.Child("initContainers")
 	if len(spec.Containers) == 0 {
 		errs = append(errs, field.Required(cp, "a pod has at least one container"))
@@ -55,7 +55,7 @@ func validateContainers(spec *v1.PodSpec, volumes map[string]bool, p *field.Path
 	return errs
 }
 
-func validateContainer(c *v1.Container, volumes map[string]bool, p *field.Path) field.ErrorList {
+func validateContainer(c *v1.Container, volumes map[string]*v1.Volume, p *field.Path) field.ErrorList {
 	errs := dnsLabel(c.Name, p.Child("name"))
 	if c.Image == "" {
 		errs = append(errs, field.Required(p.Child("image"), ""))
@@ -77,6 +77,7 @@ func validateContainer(c *v1.Container, volumes map[string]bool, p *field.Path) 
 		errs = append(errs, invalid(at, e.Name, validation.IsRelaxedEnvVarName(e.Name))...)
 	}
 	errs = append(errs, validateMounts(c, volumes, p.Child("volumeMounts"))...)
+	errs = append(errs, validateDevices(c, volumes, p.Child("volumeDevices"))...)
 	return append(errs, validateResources(&c.Resources, p.Child("resources"))...)
 }
 
@@ -116,38 +117,6 @@ func claimHostPorts(c *v1.Container, taken map[string]bool, p *field.Path) (errs
 			errs = append(errs, field.Duplicate(p.Index(i).Child("hostPort"), key))
 		}
 		taken[key] = true
-	}
-	return errs
-}
-
-func validateMounts(c *v1.Container, volumes map[string]bool, p *field.Path) (errs field.ErrorList) {
-	paths := map[string]bool{}
-	for i, m := range c.VolumeMounts {
-		at := p.Index(i)
-		if m.Name == "" {
-			errs = append(errs, field.Required(at.Child("name"), ""))
-		}
-		if !volumes[m.Name] {
-			errs = append(errs, field.NotFound(at.Child("name"), m.Name))
-		}
-		if m.MountPath == "" {
-			errs = append(errs, field.Required(at.Child("mountPath"), ""))
-		}
-		if paths[m.MountPath] {
-			errs = append(errs, field.Invalid(at.Child("mountPath"), m.MountPath, "another volume is mounted there"))
-		}
-		paths[m.MountPath] = true
-		if m.MountPropagation == nil {
-			continue
-		}
-		mode, mp := *m.MountPropagation, p.Child("mountPropagation")
-		if !slices.Contains([]v1.MountPropagationMode{v1.MountPropagationBidirectional, v1.MountPropagationHostToContainer, v1.MountPropagationNone}, mode) {
-			errs = append(errs, field.NotSupported(mp, mode, []v1.MountPropagationMode{
-				v1.MountPropagationBidirectional, v1.MountPropagationHostToContainer, v1.MountPropagationNone}))
-		}
-		if mode == v1.MountPropagationBidirectional && !isPrivileged(c) {
-			errs = append(errs, field.Forbidden(mp, "Bidirectional is for privileged containers only"))
-		}
 	}
 	return errs
 }

@@ -33,7 +33,7 @@ var valueChecks = map[string]valueCheck{
 
 	"Overhead.podFixed": checkResources(true),
 
-	"EmptyDirVolumeSource.medium": onlyValues("knows no other media", "", string(v1.StorageMediumMemory)),
+	"EmptyDirVolumeSource.medium": checkMedium,
 }
 
 const notSupported = "not supported by this version of nodeagent; remove it"
@@ -64,6 +64,16 @@ func checkAnnotations(n *node, p *path) (*path, string) {
 		}
 	}
 	return nil, ""
+}
+
+// checkMedium refuses what the API server lets through and nothing can be
+// mounted for.
+func checkMedium(n *node, p *path) (*path, string) {
+	size, huge := strings.CutPrefix(n.text, string(v1.StorageMediumHugePagesPrefix))
+	if q, err := parseQuantity(size); huge && err == nil && q.Sign() > 0 {
+		return p, ""
+	}
+	return onlyValues("knows no other media", "", string(v1.StorageMediumMemory), string(v1.StorageMediumHugePages), "HugePages-2Mi")(n, p)
 }
 
 // checkHostIP refuses what the API server lets through and no runtime can

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"encoding"
 	"encoding/base64"
 	"encoding/json"
@@ -80,7 +81,7 @@ func (w *walker) structure(n *node, t reflect.Type, p *path) {
 		case serverSide:
 		default:
 			if !asksNothing(e.value, f.typ) && !(w.owned && t == metaType) {
-				w.add(e.line, kp, true, notSupported)
+				w.add(e.line, kp, true, "%s", cmp.Or(whyRefused[t.Name()+"."+e.key], notSupported))
 			}
 		}
 	}

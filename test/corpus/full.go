@@ -27,7 +27,10 @@ func Full() Object {
 			"volumeMounts": []any{
 				Object{"name": "scratch", "mountPath": "/scratch", "readOnly": false},
 				Object{"name": "logs", "mountPath": "/logs", "readOnly": true, "mountPropagation": "HostToContainer"},
+				Object{"name": "settings", "mountPath": "/settings", "subPath": "a/b", "readOnly": true, "recursiveReadOnly": "IfPossible", "mountPropagation": "None"},
+				Object{"name": "claimed", "mountPath": "/claimed", "subPathExpr": "$(A)/b"},
 			},
+			"volumeDevices":          []any{Object{"name": "disk", "devicePath": "/dev/xvda"}},
 			"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
 			"imagePullPolicy": "IfNotPresent", "securityContext": nil,
 			"stdin": true, "stdinOnce": true, "tty": true, "readinessProbe": nil, "restartPolicy": "OnFailure",
@@ -46,11 +49,11 @@ func Full() Object {
 			"annotations": Object{"example.com/note": "any text: at all\n"},
 		},
 		"spec": Object{
-			"volumes": []any{
+			"volumes": append([]any{
 				Object{"name": "scratch", "emptyDir": Object{"medium": "Memory", "sizeLimit": "16Mi"}},
 				Object{"name": "logs", "hostPath": Object{"path": "/var/log", "type": "Directory"}},
 				Object{"name": "plain"},
-			},
+			}, fullVolumes()...),
 			"initContainers": []any{secured(container("prepare", 8080)), lively(Object{"name": "sidecar", "image": "i", "restartPolicy": "Always"})},
 			"containers": []any{
 				probed(secured(container("web", 8081)), 2, "httpGet", Object{"path": "/healthz?full=1", "port": "http", "host": "web.example", "scheme": "HTTPS",
@@ -170,7 +173,19 @@ func borders(p place) []any {
 	switch {
 	case strings.Contains(p.path, ".limits.") || strings.Contains(p.path, ".requests.") || key == "sizeLimit":
 		return quantities
-	case key == "image":
+	case strings.HasSuffix(p.path, ".divisor"):
+		return divisors
+	case key == "mode" || key == "defaultMode":
+		return modes
+	case key == "fieldPath":
+		texts = fieldRefs
+	case key == "resource":
+		texts = resourceRefs
+	case key == "subPath" || key == "subPathExpr":
+		texts = subPaths
+	case key == "path" && (strings.Contains(p.path, ".items") || strings.Contains(p.path, ".sources")):
+		texts = filePaths
+	case key == "image" || key == "reference":
 		texts = images
 	case key == "path" || key == "mountPath" || key == "workingDir" || key == "terminationMessagePath" || key == "localhostProfile":
 		texts = paths

@@ -10,6 +10,7 @@ func podSecurity() Object {
 	return Object{
 		"seLinuxOptions": Object{"user": "system_u", "role": "system_r", "type": "container_t", "level": "s0:c1,c2"}, "seLinuxChangePolicy": "Recursive",
 		"runAsUser": 1000, "runAsGroup": 1000, "runAsNonRoot": true,
+		"fsGroup": 7, "fsGroupChangePolicy": "OnRootMismatch",
 		"supplementalGroups": []any{5, 6}, "supplementalGroupsPolicy": "Merge",
 		"seccompProfile":  Object{"type": "Localhost", "localhostProfile": "profiles/audit.json"},
 		"appArmorProfile": Object{"type": "Localhost", "localhostProfile": "k8s-deny-write"},

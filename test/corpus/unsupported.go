@@ -50,12 +50,11 @@ func UnsupportedFields() []Unsupported {
 		// Device plugins, and eviction by use of local disk.
 		field("spec.containers[0].resources.limits[example.com/gpu]", `1`),
 		field("spec.containers[0].resources.limits[ephemeral-storage]", `"1Gi"`),
-		field("spec.volumes[0].emptyDir.medium", `"HugePages"`).beside("spec.containers[0].resources", `{"limits":{"cpu":1,"hugepages-2Mi":"2Mi"}}`),
+		field("spec.volumes[0].emptyDir.medium", `"Paper"`),
 		field("metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]", `"runtime/default"`),
 		field("metadata.annotations[container.seccomp.security.alpha.kubernetes.io/c]", `"runtime/default"`),
 		field("spec.initContainers[0].env[0].valueFrom", `{"fieldRef":{"fieldPath":"metadata.name"}}`),
 		field("spec.initContainers[0].envFrom", `[{"secretRef":{"name":"s"}}]`),
-		field("spec.initContainers[0].volumeMounts[0].subPath", `"sub"`),
 	}
 	out = append(out, unsupportedSpec()...)
 	out = append(out, unsupportedContainer()...)
@@ -87,8 +86,8 @@ func unsupportedSpec() []Unsupported {
 		field("spec.evictionResponders", `[{"name":"a.example.com/r","priority":1}]`),
 	}
 	return append(out, fields("spec.securityContext.", map[string]string{
-		"fsGroup": `5`, "fsGroupChangePolicy": `"OnRootMismatch"`, "windowsOptions": `{"runAsUserName":"u"}`,
-		"sysctls": `[{"name":"kernel.shm_rmid_forced","value":"1"}]`,
+		"windowsOptions": `{"runAsUserName":"u"}`,
+		"sysctls":        `[{"name":"kernel.shm_rmid_forced","value":"1"}]`,
 	})...)
 }
 
@@ -98,32 +97,52 @@ func unsupportedContainer() []Unsupported {
 		field(c+"envFrom", `[{"configMapRef":{"name":"m"}}]`),
 		field(c+"env[0].valueFrom", `{"secretKeyRef":{"name":"s","key":"k"}}`),
 		field(c+"resizePolicy", `[{"resourceName":"cpu","restartPolicy":"NotRequired"}]`),
-		field(c+"volumeDevices", `[{"name":"b","devicePath":"/dev/x"}]`).with("spec.volumes[0].persistentVolumeClaim", `{"claimName":"c"}`).beside("spec.volumes[0].name", `"b"`),
 		field(c+"readinessProbe.httpGet.protocol", `"HTTP1"`).beside(c+"readinessProbe.httpGet.port", `80`),
 		field(c+"readinessProbe.grpc.mode", `"Plaintext"`).beside(c+"readinessProbe.grpc.port", `80`),
 		field(c+"resources.claims", `[{"name":"r"}]`).with("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),
-		field(c+"volumeMounts[0].subPath", `"sub"`),
-		field(c+"volumeMounts[0].subPathExpr", `"$(A)"`),
-		field(c+"volumeMounts[0].recursiveReadOnly", `"Disabled"`),
 		field(c+"volumeMounts[0].bindMountOptions", `["noexec"]`),
 	}
 	return append(out, field(c+"securityContext.windowsOptions", `{"runAsUserName":"u"}`))
 }
 
 func unsupportedVolumes() []Unsupported {
-	out := []Unsupported{field("spec.volumes[0].emptyDir.mode", `448`)}
+	const claim = `{"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}`
+	v := "spec.volumes[0]."
+	out := []Unsupported{
+		field(v+"emptyDir.mode", `448`),
+		// Alpha in v1.37: whose a file is.
+		field(v+"configMap.defaultUser", `1`).beside(v+"configMap.name", `"m"`),
+		field(v+"configMap.items[0].user", `1`).beside(v+"configMap.items[0].key", `"k"`).beside(v+"configMap.items[0].path", `"p"`).beside(v+"configMap.name", `"m"`),
+		field(v+"secret.defaultUser", `1`).beside(v+"secret.secretName", `"s"`),
+		field(v+"downwardAPI.defaultUser", `1`),
+		field(v+"downwardAPI.items[0].user", `1`).beside(v+"downwardAPI.items[0].path", `"p"`).beside(v+"downwardAPI.items[0].fieldRef", `{"fieldPath":"metadata.name"}`),
+		field(v+"projected.defaultUser", `1`),
+		// What only a control plane issues.
+		field(v+"projected.sources[0].serviceAccountToken", `{"path":"token"}`),
+		field(v+"projected.sources[0].clusterTrustBundle", `{"name":"b","path":"ca.crt"}`),
+		field(v+"projected.sources[0].podCertificate", `{"signerName":"example.com/s","keyType":"ED25519","credentialBundlePath":"p"}`),
+		field(v+"secret.items[0].user", `1`).beside(v+"secret.items[0].key", `"k"`).beside(v+"secret.items[0].path", `"p"`).beside(v+"secret.secretName", `"s"`),
+		field(v+"projected.sources[0].secret.items[0].user", `1`).beside(v+"projected.sources[0].secret.items[0].key", `"k"`).
+			beside(v+"projected.sources[0].secret.items[0].path", `"p"`).beside(v+"projected.sources[0].secret.name", `"s"`),
+		field(v+"projected.sources[0].configMap.items[0].user", `1`).beside(v+"projected.sources[0].configMap.items[0].key", `"k"`).
+			beside(v+"projected.sources[0].configMap.items[0].path", `"p"`).beside(v+"projected.sources[0].configMap.name", `"m"`),
+		field(v+"projected.sources[0].downwardAPI.items[0].user", `1`).beside(v+"projected.sources[0].downwardAPI.items[0].path", `"p"`).
+			beside(v+"projected.sources[0].downwardAPI.items[0].fieldRef", `{"fieldPath":"metadata.name"}`),
+		field(v+"ephemeral.volumeClaimTemplate.spec.dataSourceRef", `{"kind":"PersistentVolumeClaim","name":"c"}`).beside(v+"ephemeral.volumeClaimTemplate", claim),
+		field(v+"ephemeral.volumeClaimTemplate.spec.volumeAttributesClassName", `"c"`).beside(v+"ephemeral.volumeClaimTemplate", claim),
+		field(v+"ephemeral.volumeClaimTemplate.spec.dataSource", `{"kind":"PersistentVolumeClaim","name":"c"}`).beside(v+"ephemeral.volumeClaimTemplate", claim),
+	}
 	return append(out, fields("spec.volumes[0].", map[string]string{
 		"gcePersistentDisk": `{"pdName":"d"}`, "awsElasticBlockStore": `{"volumeID":"v"}`, "gitRepo": `{"repository":"r"}`,
-		"secret": `{"secretName":"s"}`, "nfs": `{"server":"s","path":"/p"}`, "iscsi": `{"targetPortal":"10.0.0.1:3260","iqn":"iqn.2001-04.com.example:s","lun":0}`,
-		"glusterfs": `{"endpoints":"e","path":"p"}`, "persistentVolumeClaim": `{"claimName":"c"}`, "rbd": `{"monitors":["m"],"image":"i"}`,
+		"iscsi":     `{"targetPortal":"10.0.0.1:3260","iqn":"iqn.2001-04.com.example:s","lun":0}`,
+		"glusterfs": `{"endpoints":"e","path":"p"}`, "rbd": `{"monitors":["m"],"image":"i"}`,
 		"flexVolume": `{"driver":"example.com/d"}`, "cinder": `{"volumeID":"v"}`, "cephfs": `{"monitors":["m"]}`, "flocker": `{"datasetName":"d"}`,
-		"downwardAPI": `{"items":[{"path":"p","fieldRef":{"fieldPath":"metadata.name"}}]}`, "fc": `{"targetWWNs":["w"],"lun":0}`,
-		"azureFile": `{"secretName":"s","shareName":"n"}`, "configMap": `{"name":"m"}`, "vsphereVolume": `{"volumePath":"p"}`,
+		"fc":        `{"targetWWNs":["w"],"lun":0}`,
+		"azureFile": `{"secretName":"s","shareName":"n"}`, "vsphereVolume": `{"volumePath":"p"}`,
 		"quobyte": `{"registry":"r:1","volume":"v"}`, "azureDisk": `{"diskName":"d","diskURI":"https://b.example/d.vhd"}`,
-		"photonPersistentDisk": `{"pdID":"p"}`, "projected": `{"sources":[{"secret":{"name":"s"}}]}`, "portworxVolume": `{"volumeID":"v"}`,
+		"photonPersistentDisk": `{"pdID":"p"}`, "portworxVolume": `{"volumeID":"v"}`,
 		"scaleIO": `{"gateway":"g","system":"s","secretRef":{"name":"n"},"volumeName":"v"}`, "storageos": `{"volumeName":"v"}`,
-		"csi": `{"driver":"example.com"}`, "ephemeral": `{"volumeClaimTemplate":{"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}}`,
-		"image": `{"reference":"i"}`,
+		"csi": `{"driver":"example.com"}`,
 	})...)
 }
 

@@ -89,7 +89,7 @@ func strict(data []byte, into any) (o opinion) {
 			o.unnamed = true
 		case errors.As(err, &wrong):
 			// encoding/json names the Go structs whose fields stand in their parent.
-			o.wrongType = strings.NewReplacer(".VolumeSource.", ".", ".PersistentVolumeSource.", ".", ".ProbeHandler.", ".").Replace(wrong.Field)
+			o.wrongType = strings.NewReplacer(".VolumeSource.", ".", ".PersistentVolumeSource.", ".", ".LocalObjectReference.", ".", ".ProbeHandler.", ".").Replace(wrong.Field)
 		case errors.As(err, &corrupt):
 			o.base64 = true
 		case strings.Contains(o.text, "quantit") || strings.Contains(o.text, "suffix"):
