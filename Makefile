@@ -86,8 +86,9 @@ soak-short: go deps-test ## the soak with a few kills
 	SOAK_KILLS=$${SOAK_KILLS:-8} go test -race -count=1 -timeout 10m -run '^TestSoak$$' ./test/node
 
 .PHONY: soak
-soak: go deps-test ## 200 kills of the agent with pods coming and going
+soak: go deps-test ## 200 kills of the agent with pods coming and going; all of IPVS's suite
 	SOAK_KILLS=$${SOAK_KILLS:-200} go test -race -count=1 -timeout 3h -v -run '^TestSoak$$' ./test/node
+	SOAK=1 go test -count=1 -timeout 3h -run '^TestGuest$$/^ipvs' ./test/vm
 
 FUZZTIME ?= 60s
 .PHONY: fuzz
@@ -106,6 +107,11 @@ bench: go deps-test build ## nodeagent, kubelet and the floor side by side; take
 bench-services: go deps-test ## Services beside kube-proxy and the bare programs; takes about half an hour
 	@hack/build-kubernetes.sh kube-apiserver kube-proxy
 	go test -tags bench -count=1 -timeout 4h -v -run '^TestServices$$' ./bench
+
+.PHONY: bench-ipvs
+bench-ipvs: go deps-test ## 10,000 Services through IPVS beside its bare messages, in the guest of the VM tier
+	@hack/build-vm.sh >/dev/null
+	go test -tags bench -count=1 -timeout 1h -v -run '^TestIPVS$$' ./bench
 
 SKEW ?= 1.34 1.35 1.36
 .PHONY: test-skew

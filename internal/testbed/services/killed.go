@@ -20,8 +20,10 @@ const worldVariable = "NODEAGENT_TEST_WORLD"
 // RunKilled kills an agent again and again while it applies changes: the next
 // one ends where a fresh start does. The agent is the test itself in a process
 // of its own, so it is to be all that the test does.
-func RunKilled(t *testing.T, fresh func(*World) Restartable, state func(*World) string) {
-	big := many(2000)
+//
+// It changes size Services at a time, and dies kills times.
+func RunKilled(t *testing.T, size, kills int, fresh func(*World) Restartable, state func(*World) string) {
+	big := many(size)
 	if prefix := os.Getenv(worldVariable); prefix != "" {
 		applyForever(t, fresh(&World{t: t, prefix: prefix}), big)
 		return
@@ -38,7 +40,7 @@ func RunKilled(t *testing.T, fresh func(*World) Restartable, state func(*World) 
 	apply(ruleset.Ruleset{})
 	apply(small)
 	want := state(w)
-	for range 12 {
+	for range kills {
 		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
 		cmd.Env = append(os.Environ(), worldVariable+"="+w.prefix)
 		cmd.Stderr = os.Stderr

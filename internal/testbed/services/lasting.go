@@ -32,6 +32,9 @@ type Lasting struct {
 	// depends on nothing. It leaves out what the packets of the test left.
 	State func() string
 	Lacks []Lack
+	// Changes and Endpoints are how many there are; 0 is 1,000 and 5,000. An
+	// emulated machine takes fewer.
+	Changes, Endpoints int
 }
 
 // Run runs all of it.
@@ -39,8 +42,14 @@ func (l Lasting) Run(t *testing.T) {
 	t.Run("session_affinity_ends", l.affinityEnds)
 	t.Run("session_affinity_outlives_a_reload", l.affinityStays)
 	t.Run("established_connections_outlive_a_reload", l.established)
-	t.Run("a_thousand_changes_end_where_a_fresh_start_does", l.changes)
-	t.Run("five_thousand_endpoints", l.many)
+	if l.Changes == 0 {
+		l.Changes = 1000
+	}
+	if l.Endpoints == 0 {
+		l.Endpoints = 5000
+	}
+	t.Run("many_changes_end_where_a_fresh_start_does", l.changes)
+	t.Run("many_endpoints", l.many)
 }
 
 func (l Lasting) apply(t *testing.T, b Backend, old, now ruleset.Ruleset) {
@@ -214,7 +223,7 @@ func (l Lasting) changes(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	b := l.New()
 	var old ruleset.Ruleset
-	for range 1000 {
+	for range l.Changes {
 		now := RandomRuleset(t, r)
 		l.apply(t, b, old, now)
 		old = now
@@ -225,7 +234,7 @@ func (l Lasting) changes(t *testing.T) {
 	fresh := l.New()
 	l.apply(t, fresh, ruleset.Ruleset{}, old)
 	if want := l.State(); got != want {
-		t.Errorf("after 1,000 changes:\n%s\nafter a fresh start:\n%s\nruleset:\n%s", got, want, old)
+		t.Errorf("after %d changes:\n%s\nafter a fresh start:\n%s\nruleset:\n%s", l.Changes, got, want, old)
 	}
 	l.clean(t, fresh, old)
 }
@@ -257,7 +266,7 @@ func ManyRuleset(n int) ruleset.Ruleset {
 func (l Lasting) many(t *testing.T) {
 	b := l.New()
 	var old ruleset.Ruleset
-	for _, n := range []int{5000, 4999, 5000, 1, 5000} {
+	for _, n := range []int{l.Endpoints, l.Endpoints - 1, l.Endpoints, 1, l.Endpoints} {
 		now := ManyRuleset(n)
 		l.apply(t, b, old, now)
 		old = now

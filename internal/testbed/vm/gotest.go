@@ -16,7 +16,8 @@ import (
 // GoTest compiles the tests of a package of this module ("./pkg/cgroup"), runs
 // them in the guest with args ("-test.run=^TestX$") from a folder that has the
 // package's testdata, and returns what they print. A test that fails there fails
-// t, and so does one that is skipped: the guest has what tests need.
+// t, and so does one that is skipped: the guest has what tests need. SOAK is
+// handed on.
 func (v *VM) GoTest(t testing.TB, pkg string, args ...string) string {
 	t.Helper()
 	root, err := testbed.Root()
@@ -29,7 +30,11 @@ func (v *VM) GoTest(t testing.TB, pkg string, args ...string) string {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("compile the tests of %s: %v\n%s", pkg, err, out)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	limit := 15 * time.Minute
+	if os.Getenv("SOAK") != "" {
+		limit = 2 * time.Hour
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit+5*time.Minute)
 	defer cancel()
 	dir := path.Join("/root/src", pkg)
 	guest := path.Join(dir, path.Base(bin))
@@ -41,7 +46,7 @@ func (v *VM) GoTest(t testing.TB, pkg string, args ...string) string {
 			t.Fatal(err)
 		}
 	}
-	words := []string{"cd", dir, "&&", "CI=true", guest, "-test.v", "-test.timeout=15m"}
+	words := []string{"cd", dir, "&&", "CI=true", "SOAK=" + quote(os.Getenv("SOAK")), guest, "-test.v", "-test.timeout=" + limit.String()}
 	for _, a := range args {
 		words = append(words, quote(a))
 	}

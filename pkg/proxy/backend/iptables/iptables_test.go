@@ -162,7 +162,7 @@ func TestKilledLegacy(t *testing.T) {
 }
 
 func killed(t *testing.T, v programs.Variant) {
-	services.RunKilled(t, func(w *services.World) services.Restartable { return backend(t, w, v) },
+	services.RunKilled(t, 2000, 12, func(w *services.World) services.Restartable { return backend(t, w, v) },
 		func(w *services.World) string { return kernel(t, w, v) })
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -146,9 +147,7 @@ func TestInvalid(t *testing.T) {
 func TestKernelDoesWhatTheTracerSays(t *testing.T) {
 	requireIPVS(t)
 	w := services.New(t)
-	for seed := range uint64(3) {
-		services.RunRandom(t, w, backend(t, w), seed, 12)
-	}
+	services.RunRandom(t, w, backend(t, w), 1, scaled(12, 100))
 }
 
 func TestLasting(t *testing.T) {
@@ -156,8 +155,22 @@ func TestLasting(t *testing.T) {
 	w := services.New(t)
 	services.Lasting{
 		World: w, New: func() services.Restartable { return backend(t, w) }, State: func() string { return kernel(t, w) },
-		Lacks: lacks,
+		Lacks: lacks, Changes: scaled(30, 1000), Endpoints: scaled(200, 5000),
 	}.Run(t)
+}
+
+func TestKilled(t *testing.T) {
+	requireIPVS(t)
+	services.RunKilled(t, scaled(100, 2000), scaled(3, 12),
+		func(w *services.World) services.Restartable { return backend(t, w) }, func(w *services.World) string { return kernel(t, w) })
+}
+
+// scaled is little, for the guest is slow, or all in a soak.
+func scaled(little, all int) int {
+	if os.Getenv("SOAK") != "" {
+		return all
+	}
+	return little
 }
 
 // Whoever flushes or edits what is ours is noticed; what we and others do

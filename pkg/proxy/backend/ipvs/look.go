@@ -24,7 +24,7 @@ const (
 	// lookAgain is how long a change by others may stay; but looking takes one
 	// part in lookShare of the time at most.
 	lookAgain = 500 * time.Millisecond
-	lookShare = 12
+	lookShare = 6
 	// inTurn are asked for by name at each look.
 	inTurn = 64
 	// mendAtOnce are asked for and put right before somebody else gets the lock.

@@ -29,28 +29,38 @@ const (
 // addresses that no interface has: virtual.
 func destinations(rs *ruleset.Ruleset, own map[netip.Addr]bool) (routes []netip.Prefix, virtual []netip.Addr) {
 	routes = slices.Clone(rs.Node.ServiceCIDRs)
+	virtual = make([]netip.Addr, 0, len(rs.ClusterIPs)+1)
+	last := netip.Addr{}
 	add := func(a netip.Addr) {
-		if n := len(virtual); n > 0 && virtual[n-1] == a || own[a] && inside(rs.Node.ServiceCIDRs, a) {
+		if a == last {
 			return
 		}
-		if !own[a] {
+		last = a
+		here, covered := own[a], inside(rs.Node.ServiceCIDRs, a)
+		if !here {
 			virtual = append(virtual, a)
 		}
-		if !inside(rs.Node.ServiceCIDRs, a) {
+		if !covered {
 			routes = append(routes, netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
+	// Both lists are sorted, and so are the results: there may be ten thousand.
+	ips := rs.ClusterIPs
 	for i := range rs.Frontends {
-		if k := rs.Frontends[i].Key; !k.NodePort() {
-			add(k.Addr)
+		k := rs.Frontends[i].Key
+		if k.NodePort() || k.Addr == last {
+			continue
 		}
+		for ; len(ips) > 0 && ips[0].Compare(k.Addr) <= 0; ips = ips[1:] {
+			add(ips[0])
+		}
+		add(k.Addr)
 	}
-	for _, a := range rs.ClusterIPs {
+	for _, a := range ips {
 		add(a)
 	}
 	slices.SortFunc(routes, comparePrefix)
-	slices.SortFunc(virtual, netip.Addr.Compare)
-	return slices.Compact(routes), slices.Compact(virtual)
+	return slices.Compact(routes), virtual
 }
 
 func inside(all []netip.Prefix, a netip.Addr) bool {

@@ -152,7 +152,7 @@ func TestLasting(t *testing.T) {
 
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	services.RunKilled(t, func(w *services.World) services.Restartable { return backend(t, w) },
+	services.RunKilled(t, 2000, 12, func(w *services.World) services.Restartable { return backend(t, w) },
 		func(w *services.World) string { return kernel(t, w) })
 }
 
