@@ -256,3 +256,18 @@ systemctl disable --now nodeagent 2>/dev/null; nodeagent cleanup; find /sys/fs/c
 		a.Errorf("left: %s", out)
 	}
 }
+
+// testIPVS has the installed agent serve through IPVS, and looks whether a
+// cleanup on a host without IPVS loads it.
+func testIPVS(t *testing.T, v *vm.VM) {
+	if v.Sh(t, "ls /usr/bin/nodeagent || true") == "" {
+		agent{t, v}.install()
+	}
+	v.GoTest(t, "./test/vm/inside", "-test.run=^TestIPVS$")
+	// Network namespaces are taken down after they were removed.
+	out := v.Sh(t, `while lsmod | grep -q ^ip_vs; do rmmod $(lsmod | awk '/^ip_vs_/ { print $1 }') ip_vs 2>/dev/null || sleep 0.3; done
+nodeagent cleanup >/dev/null; lsmod | grep ^ip_vs || true`)
+	if out != "" {
+		t.Errorf("cleanup loads %s", out)
+	}
+}

@@ -34,6 +34,7 @@ func TestGuest(t *testing.T) {
 		})
 	}
 	t.Run("Agent", func(t *testing.T) { testAgent(t, v) })
+	t.Run("AgentIPVS", func(t *testing.T) { testIPVS(t, v) })
 }
 
 // testBed tries what the other tests rely on.
