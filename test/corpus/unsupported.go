@@ -118,7 +118,7 @@ func unsupportedVolumes() []Unsupported {
 		field(v+"downwardAPI.items[0].user", `1`).beside(v+"downwardAPI.items[0].path", `"p"`).beside(v+"downwardAPI.items[0].fieldRef", `{"fieldPath":"metadata.name"}`),
 		field(v+"projected.defaultUser", `1`),
 		// What only a control plane issues.
-		field(v+"projected.sources[0].serviceAccountToken", `{"path":"token"}`),
+		field(v+"projected.sources[0].serviceAccountToken", `{"path":"token"}`).beside("spec.serviceAccountName", `"default"`),
 		field(v+"projected.sources[0].clusterTrustBundle", `{"name":"b","path":"ca.crt"}`),
 		field(v+"projected.sources[0].podCertificate", `{"signerName":"example.com/s","keyType":"ED25519","credentialBundlePath":"p"}`),
 		field(v+"secret.items[0].user", `1`).beside(v+"secret.items[0].key", `"k"`).beside(v+"secret.items[0].path", `"p"`).beside(v+"secret.secretName", `"s"`),
