@@ -28,6 +28,10 @@ func Dir() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// The root of a pod with users of its own has to get through to its files.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return "", err
+	}
 	return dir, writeOwner(dir)
 }
 

@@ -4,6 +4,9 @@ import (
 	"context"
 	"os"
 
+	v1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+
 	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
@@ -16,6 +19,7 @@ const seccompDir = "seccomp"
 func (a *agent) nodeSecurity(ctx context.Context, client *runtime.Client) podworker.NodeSecurity {
 	return podworker.NodeSecurity{
 		AppArmor: appArmorEnabled("/"),
+		Sysctls:  a.cfg.Pods.AllowedUnsafeSysctls,
 		GroupsPolicy: func() bool {
 			f, err := client.Features(ctx)
 			// A runtime that is away runs nothing: it is asked again then.
@@ -32,4 +36,12 @@ func appArmorEnabled(root string) bool {
 	}
 	b, err := os.ReadFile(root + "sys/module/apparmor/parameters/enabled")
 	return err == nil && len(b) > 0 && b[0] == 'Y'
+}
+
+func (o objects) RuntimeClass(name string) (*nodev1.RuntimeClass, error) {
+	return find[*nodev1.RuntimeClass](o, "RuntimeClass", "", name)
+}
+
+func (o objects) ServiceAccount(namespace, name string) (*v1.ServiceAccount, error) {
+	return find[*v1.ServiceAccount](o, "ServiceAccount", namespace, name)
 }

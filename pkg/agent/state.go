@@ -42,7 +42,9 @@ const (
 // lockState takes the state folder for this process. The kernel drops the lock
 // with the process, however it ends. A live agent's lock is an error at once.
 func lockState(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	// Nobody else may look around in it, but the root of a pod with users of its
+	// own has to get through to what the embedded runtime keeps there.
+	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("cannot make the state folder %s: %w", dir, err)
 	}
 	path := filepath.Join(dir, lockFile)

@@ -118,6 +118,7 @@ func TestEveryFieldSurvivesPrintAndParse(t *testing.T) {
 		ClusterCIDRs: []string{"10.3.0.0/16"}, PodBridgeInterface: "x", PodInterfaceNamePrefix: "x",
 		IPVSScheduler: "sh", IPVSStrictARP: true, HealthzBindAddress: "127.0.0.1:3", MetricsBindAddress: "none",
 	}
+	c.Pods.AllowedUnsafeSysctls = []string{"net.*"}
 	c.DNS = DNS{ClusterDNS: []string{"10.2.0.10"}, ClusterDomain: "x"}
 	var b bytes.Buffer
 	if err := c.Print(&b); err != nil {
@@ -292,6 +293,12 @@ func TestValidate(t *testing.T) {
 			c.Pods.CrashBackoff.Duration, c.Pods.CrashBackoffMax.Duration = time.Minute, time.Second
 		}},
 		{"manifestsPoll: -1s", func(c *NodeAgentConfiguration) { c.ManifestsPoll.Duration = -time.Second }},
+		{"pods.allowedUnsafeSysctls[1]: vm.swappiness is not known to belong to a namespace", func(c *NodeAgentConfiguration) {
+			c.Pods.AllowedUnsafeSysctls = []string{"net/core/somaxconn", "vm.swappiness"}
+		}},
+		{`pods.allowedUnsafeSysctls[1]: "net.*.x" must be`, func(c *NodeAgentConfiguration) {
+			c.Pods.AllowedUnsafeSysctls = []string{"kernel.msg*", "net.*.x"}
+		}},
 		{"pods.pidsLimit: -1", func(c *NodeAgentConfiguration) { c.Pods.PidsLimit = -1 }},
 		{"listen: ", func(c *NodeAgentConfiguration) { c.Listen = "10248" }},
 		{"listen: ", func(c *NodeAgentConfiguration) { c.Listen = "localhost:10248" }},

@@ -78,6 +78,7 @@ func flags() []flag {
 				fs.Lookup("node-labels").DefValue = "" // not "[]", which says nothing
 			},
 			func(dst, src *C) { dst.NodeLabels = maps.Clone(src.NodeLabels) }},
+		list("allowed-unsafe-sysctls", "sysctls that pods may set besides the safe ones: names, and prefixes that end in *, comma-separated", func(c *C) *[]string { return &c.Pods.AllowedUnsafeSysctls }),
 		text("log-level", "debug, info, warn or error (default info)", func(c *C) *string { return &c.Log.Level }),
 		text("log-format", "text or json (default text)", func(c *C) *string { return &c.Log.Format }),
 		text("listen", "address for healthz, readyz and metrics, or none (default 127.0.0.1:10248)", func(c *C) *string { return &c.Listen }),

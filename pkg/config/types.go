@@ -184,6 +184,9 @@ type Pods struct {
 	CrashBackoffReset metav1.Duration `json:"crashBackoffReset,omitempty"`
 	// PidsLimit per pod; 0: no limit.
 	PidsLimit int64 `json:"pidsLimit,omitempty"`
+	// AllowedUnsafeSysctls are what pods may set besides the safe ones: names, and
+	// prefixes that end in a star.
+	AllowedUnsafeSysctls []string `json:"allowedUnsafeSysctls,omitempty"`
 	// MaxDeadContainers per container name, besides the one whose log
 	// `logs --previous` shows. Default 1.
 	MaxDeadContainers int `json:"maxDeadContainers,omitempty"`

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
 // The values that have names.
@@ -49,6 +51,7 @@ func problems(c *NodeAgentConfiguration) []*Error {
 	k.network(&c.Network)
 	k.runtime(&c.Runtime)
 	k.limits(c)
+	k.sysctls(c.Pods.AllowedUnsafeSysctls)
 	k.durations(c)
 	k.servers(c)
 	k.proxy(c)
@@ -199,6 +202,20 @@ func (k *checker) limits(c *NodeAgentConfiguration) {
 	} {
 		if f.n < 0 {
 			k.bad(f.field, "%d is below 0", f.n)
+		}
+	}
+}
+
+// sysctls refuses those of the whole host: no pod has them to itself.
+func (k *checker) sysctls(patterns []string) {
+	for i, s := range patterns {
+		field := fmt.Sprintf("pods.allowedUnsafeSysctls[%d]", i)
+		prefix, _ := strings.CutSuffix(s, "*")
+		switch {
+		case !pod.IsSysctl(strings.TrimRight(prefix, "./-_")):
+			k.bad(field, "%q must be a sysctl's name, or the beginning of some and a *", s)
+		case pod.SysctlNamespace(prefix) == "":
+			k.bad(field, "%s is not known to belong to a namespace: the whole host has it", s)
 		}
 	}
 }

@@ -43,6 +43,7 @@ func defaultPodSpec(spec *v1.PodSpec) {
 	if spec.SecurityContext == nil {
 		spec.SecurityContext = &v1.PodSecurityContext{}
 	}
+	roundUp(spec.Overhead)
 }
 
 func defaultContainer(c *v1.Container, hostNetwork bool) {

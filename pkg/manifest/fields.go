@@ -55,10 +55,10 @@ var podFields = []typeFields{
 			"dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken " +
 			"nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext " +
 			"schedulerName tolerations priorityClassName priority enableServiceLinks hostname subdomain " +
-			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os",
+			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os hostUsers runtimeClassName overhead",
 		refused: "ephemeralContainers imagePullSecrets " +
-			"affinity runtimeClassName preemptionPolicy " +
-			"overhead topologySpreadConstraints hostUsers schedulingGates " +
+			"affinity preemptionPolicy " +
+			"topologySpreadConstraints schedulingGates " +
 			"resourceClaims resources schedulingGroup evictionResponders"},
 
 	{of: v1.Container{},
@@ -146,8 +146,11 @@ var podFields = []typeFields{
 
 	{of: v1.PodSecurityContext{},
 		supported: "seLinuxOptions seLinuxChangePolicy runAsUser runAsGroup runAsNonRoot supplementalGroups " +
-			"supplementalGroupsPolicy fsGroup fsGroupChangePolicy seccompProfile appArmorProfile",
-		refused: "windowsOptions sysctls"},
+			"supplementalGroupsPolicy fsGroup fsGroupChangePolicy seccompProfile appArmorProfile sysctls",
+		refused: "windowsOptions"},
+
+	{of: v1.Sysctl{},
+		supported: "name value"},
 
 	{of: v1.SecurityContext{},
 		supported: "capabilities privileged seLinuxOptions runAsUser runAsGroup runAsNonRoot " +

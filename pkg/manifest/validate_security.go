@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -33,8 +34,10 @@ func eachContainer(spec *v1.PodSpec, p *field.Path, visit func(c *v1.Container, 
 // validateSecurity checks the security contexts of a pod and of its containers.
 func validateSecurity(spec *v1.PodSpec, p *field.Path) field.ErrorList {
 	errs := validatePodSecurity(spec, p.Child("securityContext"))
+	errs = append(errs, validateHostUsers(spec, p)...)
+	errs = append(errs, validateClass(spec, p)...)
 	eachContainer(spec, p, func(c *v1.Container, at *field.Path) {
-		errs = append(errs, validateContainerSecurity(c.SecurityContext, at.Child("securityContext"))...)
+		errs = append(errs, validateContainerSecurity(c.SecurityContext, hostUsers(spec), at.Child("securityContext"))...)
 	})
 	return errs
 }
@@ -52,11 +55,67 @@ func validatePodSecurity(spec *v1.PodSpec, p *field.Path) (errs field.ErrorList)
 		v1.SupplementalGroupsPolicyMerge, v1.SupplementalGroupsPolicyStrict)...)
 	errs = append(errs, oneOfSet(sc.SELinuxChangePolicy, p.Child("seLinuxChangePolicy"),
 		v1.SELinuxChangePolicyMountOption, v1.SELinuxChangePolicyRecursive)...)
+	errs = append(errs, validateSysctls(spec, p.Child("sysctls"))...)
 	errs = append(errs, validateSeccomp(sc.SeccompProfile, p.Child("seccompProfile"))...)
 	return append(errs, validateAppArmor(sc.AppArmorProfile, p.Child("appArmorProfile"))...)
 }
 
-func validateContainerSecurity(sc *v1.SecurityContext, p *field.Path) (errs field.ErrorList) {
+// validateSysctls refuses those of a namespace that is the host's.
+func validateSysctls(spec *v1.PodSpec, p *field.Path) (errs field.ErrorList) {
+	seen := map[string]bool{}
+	for i, s := range spec.SecurityContext.Sysctls {
+		at := p.Index(i).Child("name")
+		switch {
+		case s.Name == "":
+			errs = append(errs, field.Required(at, ""))
+		case !pod.IsSysctl(s.Name):
+			errs = append(errs, field.Invalid(at, s.Name, "must be a sysctl's name, such as net.ipv4.tcp_syncookies"))
+		case seen[s.Name]:
+			errs = append(errs, field.Duplicate(at, s.Name))
+		}
+		seen[s.Name] = true
+		switch ns := pod.SysctlNamespace(s.Name); {
+		case ns == pod.SysctlNet && spec.HostNetwork:
+			errs = append(errs, field.Invalid(at, s.Name, "cannot be set with hostNetwork: it would be the host's"))
+		case ns == pod.SysctlIPC && spec.HostIPC:
+			errs = append(errs, field.Invalid(at, s.Name, "cannot be set with hostIPC: it would be the host's"))
+		}
+	}
+	return errs
+}
+
+// validateHostUsers keeps users of a pod's own out of other namespaces of the
+// host. Two of the paths are misspelt by the API server.
+func validateHostUsers(spec *v1.PodSpec, p *field.Path) (errs field.ErrorList) {
+	if hostUsers(spec) {
+		return nil
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"hostNetwork", spec.HostNetwork}, {"HostPID", spec.HostPID}, {"HostIPC", spec.HostIPC}} {
+		if f.set {
+			errs = append(errs, field.Forbidden(p.Child(f.name), "cannot be combined with hostUsers: false"))
+		}
+	}
+	return errs
+}
+
+func hostUsers(spec *v1.PodSpec) bool { return spec.HostUsers == nil || *spec.HostUsers }
+
+// validateClass checks what a runtime class is named and adds.
+func validateClass(spec *v1.PodSpec, p *field.Path) (errs field.ErrorList) {
+	if c := spec.RuntimeClassName; c != nil {
+		errs = append(errs, invalid(p.Child("runtimeClassName"), *c, apivalidation.NameIsDNSSubdomain(*c, false))...)
+	}
+	if spec.Overhead != nil {
+		// What is used whatever the containers ask for is a limit.
+		errs = append(errs, validateResources(&v1.ResourceRequirements{Limits: spec.Overhead}, p.Child("overhead"))...)
+	}
+	return errs
+}
+
+func validateContainerSecurity(sc *v1.SecurityContext, hostUsers bool, p *field.Path) (errs field.ErrorList) {
 	if sc == nil {
 		return nil
 	}
@@ -66,7 +125,7 @@ func validateContainerSecurity(sc *v1.SecurityContext, p *field.Path) (errs fiel
 		if !slices.Contains([]v1.ProcMountType{v1.DefaultProcMount, v1.UnmaskedProcMount}, *sc.ProcMount) {
 			errs = append(errs, field.NotSupported(at, *sc.ProcMount, []v1.ProcMountType{v1.DefaultProcMount, v1.UnmaskedProcMount}))
 		}
-		if *sc.ProcMount == v1.UnmaskedProcMount {
+		if hostUsers && *sc.ProcMount == v1.UnmaskedProcMount {
 			errs = append(errs, field.Invalid(at, *sc.ProcMount, "needs hostUsers: false"))
 		}
 	}

@@ -18,9 +18,8 @@ type valueCheck func(n *node, p *path) (at *path, msg string)
 var valueChecks = map[string]valueCheck{
 	"ObjectMeta.annotations": checkAnnotations,
 
-	"PodSpec.serviceAccountName":           onlyValues("has no service accounts", "", "default"),
-	"PodSpec.serviceAccount":               onlyValues("has no service accounts", "", "default"),
-	"PodSpec.automountServiceAccountToken": onlyValues("has no service account tokens", "false"),
+	"PodSpec.overhead": checkResources(false),
+
 	"PodSpec.priorityClassName": onlyValues("knows no other priority classes", "",
 		"system-node-critical", "system-cluster-critical"),
 

@@ -1,6 +1,10 @@
 package podworker
 
 import (
+	"fmt"
+	"slices"
+	"strings"
+
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
@@ -14,6 +18,9 @@ type NodeSecurity struct {
 	// GroupsPolicy says whether the runtime knows supplementalGroupsPolicy; one
 	// that does not ignores it.
 	GroupsPolicy func() bool
+	// Sysctls are what pods may set besides the safe ones: names, and prefixes
+	// that end in a star.
+	Sysctls []string
 }
 
 // refuse says why a pod would run with less protection than it asks for.
@@ -25,7 +32,34 @@ func (n NodeSecurity) refuse(p *v1.Pod) *status.Refusal {
 	if !n.AppArmor && wantsAppArmor(p) {
 		return rejected(ReasonAppArmor, "Cannot enforce AppArmor: AppArmor is not enabled on the host")
 	}
+	return n.refuseSysctl(p)
+}
+
+// refuseSysctl lets the safe ones pass and those that were allowed, each only in
+// a namespace that is the pod's own.
+func (n NodeSecurity) refuseSysctl(p *v1.Pod) *status.Refusal {
+	if p.Spec.SecurityContext == nil {
+		return nil
+	}
+	for _, s := range p.Spec.SecurityContext.Sysctls {
+		name := pod.NormalSysctl(s.Name)
+		ns := pod.SysctlNamespace(name)
+		shared := ns == pod.SysctlIPC && p.Spec.HostIPC || ns == pod.SysctlNet && p.Spec.HostNetwork ||
+			ns == pod.SysctlUser && (p.Spec.HostUsers == nil || *p.Spec.HostUsers)
+		switch {
+		case !slices.Contains(pod.SafeSysctls(), name) && !slices.ContainsFunc(n.Sysctls, func(allowed string) bool { return matches(allowed, name) }):
+			return rejected(ReasonSysctl, fmt.Sprintf("forbidden sysctl: %q not allowlisted", name))
+		case shared:
+			return rejected(ReasonSysctl, fmt.Sprintf("forbidden sysctl: %q not allowed with host %s enabled", name, ns))
+		}
+	}
 	return nil
+}
+
+func matches(pattern, name string) bool {
+	pattern = pod.NormalSysctl(pattern)
+	prefix, open := strings.CutSuffix(pattern, "*")
+	return pattern == name || open && strings.HasPrefix(name, prefix)
 }
 
 // rejected is a refusal in kubelet's words.

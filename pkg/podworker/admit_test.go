@@ -1,6 +1,7 @@
 package podworker
 
 import (
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -23,15 +24,29 @@ func TestAdmission(t *testing.T) {
 		return p
 	}
 	strict, merge := v1.SupplementalGroupsPolicyStrict, v1.SupplementalGroupsPolicyMerge
+	sysctl := func(name string, change func(*v1.PodSpec)) *v1.Pod {
+		p := secured(v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: name, Value: "1"}}}, nil)
+		if change != nil {
+			change(&p.Spec)
+		}
+		return p
+	}
 	profile := func(kind v1.AppArmorProfileType) *v1.AppArmorProfile { return &v1.AppArmorProfile{Type: kind} }
 	for name, tc := range map[string]struct {
 		pod, other *v1.Pod
 		want       string
 	}{
-		"groups, strict":   {pod: secured(v1.PodSecurityContext{SupplementalGroupsPolicy: &strict}, nil), want: ReasonGroupsPolicy},
-		"groups, merged":   {pod: secured(v1.PodSecurityContext{SupplementalGroupsPolicy: &merge}, nil)},
-		"AppArmor":         {pod: secured(v1.PodSecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeRuntimeDefault)}, nil), want: ReasonAppArmor},
-		"AppArmor, of one": {pod: secured(v1.PodSecurityContext{}, &v1.SecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeLocalhost)}), want: ReasonAppArmor},
+		"safe sysctl":                {pod: sysctl("net.ipv4.tcp_syncookies", nil)},
+		"safe sysctl, with slashes":  {pod: sysctl("net/ipv4/tcp_syncookies", nil)},
+		"safe sysctl of the host":    {pod: sysctl("net.ipv4.tcp_syncookies", func(s *v1.PodSpec) { s.HostNetwork = true }), want: ReasonSysctl},
+		"unsafe sysctl":              {pod: sysctl("net.core.somaxconn", nil), want: ReasonSysctl},
+		"allowed sysctl":             {pod: sysctl("kernel.msgmax", nil)},
+		"allowed sysctl of the host": {pod: sysctl("kernel.msgmax", func(s *v1.PodSpec) { s.HostIPC = true }), want: ReasonSysctl},
+		"sysctl of no namespace":     {pod: sysctl("vm.swappiness", nil), want: ReasonSysctl},
+		"groups, strict":             {pod: secured(v1.PodSecurityContext{SupplementalGroupsPolicy: &strict}, nil), want: ReasonGroupsPolicy},
+		"groups, merged":             {pod: secured(v1.PodSecurityContext{SupplementalGroupsPolicy: &merge}, nil)},
+		"AppArmor":                   {pod: secured(v1.PodSecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeRuntimeDefault)}, nil), want: ReasonAppArmor},
+		"AppArmor, of one":           {pod: secured(v1.PodSecurityContext{}, &v1.SecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeLocalhost)}), want: ReasonAppArmor},
 		"AppArmor, of none": {pod: secured(v1.PodSecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeLocalhost)},
 			&v1.SecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeUnconfined)})},
 		"label matches":         {pod: selects("gpu", "nvidia")},
@@ -50,14 +65,14 @@ func TestAdmission(t *testing.T) {
 		}
 		got := ""
 		labels := map[string]string{"gpu": "nvidia"}
-		if r := Admission(labels, NodeSecurity{GroupsPolicy: func() bool { return false }})(tc.pod, others); r != nil {
+		if r := Admission(labels, NodeSecurity{GroupsPolicy: func() bool { return false }, Sysctls: []string{"kernel.msg*"}})(tc.pod, others); r != nil {
 			got = r.Reason
 			if !IsRefusal(v1.PodStatus{Phase: v1.PodFailed, Reason: r.Reason}) {
 				t.Errorf("%s: reason %s is for ever", name, r.Reason)
 			}
 		}
-		able := NodeSecurity{AppArmor: true, GroupsPolicy: func() bool { return true }}
-		if r := Admission(labels, able)(tc.pod, nil); r != nil && r.Reason != ReasonNodeAffinity {
+		able := NodeSecurity{AppArmor: true, Sysctls: []string{"net/core/*", "kernel.msgmax"}, GroupsPolicy: func() bool { return true }}
+		if r := Admission(labels, able)(tc.pod, nil); r != nil && r.Reason != ReasonNodeAffinity && !strings.Contains(name, "of the host") && !strings.Contains(name, "of no") {
 			t.Errorf("%s: a node that can refuses it: %v", name, r)
 		}
 		if got != tc.want {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
 // Limits of a termination message, in bytes and lines, as the API documents.
@@ -209,7 +210,7 @@ func (m *Manager) removeTraces(ctx context.Context, uid types.UID) error {
 	if err := RemoveLogs(m.PodLogDir, m.ContainerLogDir, uid); err != nil {
 		return err
 	}
-	for _, name := range []string{"containers", "etc-hosts"} {
+	for _, name := range []string{"containers", "etc-hosts", userFile, userFile + store.HalfWritten} {
 		if err := os.RemoveAll(filepath.Join(m.podDir(uid), name)); err != nil {
 			return fmt.Errorf("cannot remove the files of pod %s: %w", uid, err)
 		}

@@ -43,6 +43,7 @@ type Options struct {
 	Allocatable func() v1.ResourceList
 	// Features are what the runtime can.
 	Features func(ctx context.Context) (runtime.Features, error)
+	Classes  Classes
 
 	// Admit says why the node does not run a new pod beside those that it
 	// already runs; nil: it does.
@@ -89,6 +90,7 @@ type Manager struct {
 	// admission makes judging a pod and counting it among the running one step.
 	admission sync.Mutex
 	beat      atomic.Int64 // when the last relist began, in ns since 1970
+	users     sync.Mutex   // held while a range of user ids is chosen
 }
 
 // New builds a manager; nothing runs until Run.

@@ -44,7 +44,11 @@ func (s *turn) prepare(ctx context.Context, p *v1.Pod) error {
 			return fmt.Errorf("cannot make the folder of pod %s: %w", pod.Describe(p), err)
 		}
 	}
-	if err := s.m.Cgroups.Ensure(ctx, p); err != nil {
+	on, err := s.m.findGround(p)
+	if err != nil {
+		return err
+	}
+	if err := s.m.Cgroups.Ensure(ctx, on.weighted(p)); err != nil {
 		return fmt.Errorf("cannot make the cgroup of pod %s: %w", pod.Describe(p), err)
 	}
 	s.m.Hook("between cgroup and volumes")
@@ -55,7 +59,7 @@ func (s *turn) prepare(ctx context.Context, p *v1.Pod) error {
 	if mounted == nil {
 		mounted = map[string]volumes.Mounted{}
 	}
-	s.mounted, s.released = mounted, false
+	s.mounted, s.ground, s.released = mounted, on, false
 	return nil
 }
 
@@ -105,12 +109,13 @@ func (s *turn) makeSandbox(ctx context.Context, p *v1.Pod, attempt uint32) error
 	return err
 }
 
-// sandboxOptions depend on the pod and its settings only, so that the same
+// sandboxOptions depend on the pod, its ground and its settings only, so that the same
 // options come out again for a container that is made later.
 func (s *turn) sandboxOptions(p *v1.Pod, attempt uint32) runtime.SandboxOptions {
 	return runtime.SandboxOptions{
 		Attempt: attempt, LogDir: s.m.logDir(p), CgroupParent: s.m.Cgroups.Parent(p),
 		DNS: s.m.DNS(p), Hostname: s.m.kernelName(p),
+		Handler: s.ground.handler, FirstUser: s.ground.firstUser, Overhead: s.ground.overhead,
 	}
 }
 

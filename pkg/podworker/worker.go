@@ -39,6 +39,7 @@ type worker struct {
 	discard   atomic.Bool
 	discarded bool
 	mounted   map[string]volumes.Mounted // nil: not set up since this worker began
+	ground    ground                     // set with mounted
 	stopped   map[string]bool            // sandboxes
 	running   map[string]bool            // containers seen alive
 	messages  map[string]string          // termination messages by container ID

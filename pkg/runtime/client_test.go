@@ -438,7 +438,7 @@ func TestImageUser(t *testing.T) {
 		p := onePod("u")
 		main := &p.Spec.Containers[0]
 		main.SecurityContext = tc.sc
-		s, err := c.spec.containerSecurity(p, main)
+		s, err := c.spec.containerSecurity(p, main, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

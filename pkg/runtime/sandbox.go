@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -29,6 +30,9 @@ var errTaken = errors.New("taken")
 // its id. Repeated for the same (UID, attempt) it returns the sandbox that is
 // there when it is ready; a half-made one without containers is replaced.
 func (c *Client) RunSandbox(ctx context.Context, p *v1.Pod, o SandboxOptions) (string, error) {
+	if err := c.allowUsers(ctx, o); err != nil {
+		return "", err
+	}
 	cfg, err := c.spec.sandbox(p, o)
 	if err != nil {
 		return "", err
@@ -45,6 +49,22 @@ func (c *Client) RunSandbox(ctx context.Context, p *v1.Pod, o SandboxOptions) (s
 	}
 	c.index.learn(id, p.UID, true, true)
 	return id, nil
+}
+
+// allowUsers refuses a sandbox with users of its own where the runtime does not
+// say that it can make one: containerd 1.6 gives it the host's instead.
+func (c *Client) allowUsers(ctx context.Context, o SandboxOptions) error {
+	if o.FirstUser == 0 {
+		return nil
+	}
+	f, err := c.Features(ctx)
+	switch {
+	case err != nil || slices.Contains(f.UserNamespaces, o.Handler):
+		return err
+	case o.Handler != "":
+		return errdefs.Errorf(ErrConfig, "can't set `spec.hostUsers: false`, RuntimeClass handler %q does not support user namespaces", o.Handler)
+	}
+	return errdefs.Errorf(ErrConfig, "can't set `spec.hostUsers: false`, runtime does not support user namespaces")
 }
 
 // createOnce runs create and, while its name is reserved, adopt: which returns

@@ -39,7 +39,7 @@ type translator struct {
 
 // sandbox translates what a pod needs as a whole.
 func (t *translator) sandbox(p *v1.Pod, o SandboxOptions) (*cri.PodSandboxConfig, error) {
-	sec, err := t.sandboxSecurity(p)
+	sec, err := t.sandboxSecurity(p, o.FirstUser)
 	if err != nil {
 		return nil, err
 	}
@@ -64,8 +64,8 @@ func (t *translator) sandbox(p *v1.Pod, o SandboxOptions) (*cri.PodSandboxConfig
 	}
 	req, lim := podResources(p)
 	cfg.Linux.Resources = t.resources(req, lim)
-	if len(p.Spec.Overhead) > 0 {
-		cfg.Linux.Overhead = t.resources(p.Spec.Overhead, p.Spec.Overhead)
+	if len(o.Overhead) > 0 {
+		cfg.Linux.Overhead = t.resources(o.Overhead, o.Overhead)
 	}
 	return cfg, nil
 }
@@ -142,7 +142,7 @@ func isSidecar(c *v1.Container) bool {
 
 // container translates one container; Command, Args and Env come expanded.
 func (t *translator) container(p *v1.Pod, c *v1.Container, o ContainerOptions) (*cri.ContainerConfig, error) {
-	sec, err := t.containerSecurity(p, c)
+	sec, err := t.containerSecurity(p, c, o.Sandbox.FirstUser)
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +180,11 @@ func (t *translator) container(p *v1.Pod, c *v1.Container, o ContainerOptions) (
 	}
 	if cfg.Mounts, err = mounts(o.Mounts); err != nil {
 		return nil, err
+	}
+	if users := sec.NamespaceOptions.UsernsOptions; users != nil {
+		for _, m := range cfg.Mounts {
+			m.UidMappings, m.GidMappings = users.Uids, users.Gids
+		}
 	}
 	for _, d := range o.Devices {
 		if err := addDevice(cfg, d); err != nil {

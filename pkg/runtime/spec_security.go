@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"fmt"
 	"path/filepath"
 	"slices"
 
@@ -28,7 +27,7 @@ func readonlyPaths() []string {
 
 // namespaces says which namespaces the pod shares with the node and which its
 // containers share with each other.
-func namespaces(p *v1.Pod) *cri.NamespaceOption {
+func namespaces(p *v1.Pod, firstUser uint32) *cri.NamespaceOption {
 	n := &cri.NamespaceOption{
 		Network: cri.NamespaceMode_POD, Ipc: cri.NamespaceMode_POD, Pid: cri.NamespaceMode_CONTAINER,
 	}
@@ -43,6 +42,10 @@ func namespaces(p *v1.Pod) *cri.NamespaceOption {
 		n.Pid = cri.NamespaceMode_NODE
 	case p.Spec.ShareProcessNamespace != nil && *p.Spec.ShareProcessNamespace:
 		n.Pid = cri.NamespaceMode_POD
+	}
+	if firstUser != 0 {
+		ids := []*cri.IDMapping{{HostId: firstUser, ContainerId: 0, Length: UserRange}}
+		n.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}
 	}
 	return n
 }
@@ -68,12 +71,9 @@ func groups(sc *v1.PodSecurityContext) ([]int64, cri.SupplementalGroupsPolicy, e
 	return out, cri.SupplementalGroupsPolicy(n), nil
 }
 
-func (t *translator) sandboxSecurity(p *v1.Pod) (*cri.LinuxSandboxSecurityContext, error) {
-	if p.Spec.HostUsers != nil && !*p.Spec.HostUsers {
-		return nil, fmt.Errorf("%w: hostUsers: false needs a range of user ids, which this agent does not hand out", errdefs.ErrInvalid)
-	}
+func (t *translator) sandboxSecurity(p *v1.Pod, firstUser uint32) (*cri.LinuxSandboxSecurityContext, error) {
 	s := &cri.LinuxSandboxSecurityContext{
-		NamespaceOptions: namespaces(p),
+		NamespaceOptions: namespaces(p, firstUser),
 		Privileged:       anyPrivileged(p),
 		// The pause process needs nothing: the runtime's own profile, whatever
 		// the containers have (kubernetes/kubernetes issue 84623).
@@ -129,10 +129,10 @@ func over[T any](dst **T, v *T) {
 	}
 }
 
-func (t *translator) containerSecurity(p *v1.Pod, c *v1.Container) (*cri.LinuxContainerSecurityContext, error) {
+func (t *translator) containerSecurity(p *v1.Pod, c *v1.Container, firstUser uint32) (*cri.LinuxContainerSecurityContext, error) {
 	e := effectiveSecurity(p, c)
 	s := &cri.LinuxContainerSecurityContext{
-		NamespaceOptions: namespaces(p),
+		NamespaceOptions: namespaces(p, firstUser),
 		SelinuxOptions:   selinux(e.SELinuxOptions),
 		RunAsUser:        int64Value(e.RunAsUser),
 		RunAsGroup:       int64Value(e.RunAsGroup),

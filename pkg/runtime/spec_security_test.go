@@ -25,11 +25,11 @@ func TestSecurityConfig(t *testing.T) {
 	}
 	check := func(what string, want *cri.LinuxContainerSecurityContext) {
 		t.Helper()
-		got, err := tr.containerSecurity(p, c)
+		got, err := tr.containerSecurity(p, c, 0)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		want.NamespaceOptions = namespaces(p)
+		want.NamespaceOptions = namespaces(p, 0)
 		want.SupplementalGroups, want.SupplementalGroupsPolicy = []int64{4000}, cri.SupplementalGroupsPolicy_Strict
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s:\n%v\nwant\n%v", what, got, want)
@@ -68,7 +68,7 @@ func TestSecurityConfig(t *testing.T) {
 	c.SecurityContext.Privileged, own.Privileged = new(true), true
 	c.SecurityContext.AllowPrivilegeEscalation, own.NoNewPrivs = nil, false
 	check("privileged", own)
-	if box, err := tr.sandboxSecurity(p); err != nil || !box.Privileged || box.RunAsUser.GetValue() != 1000 || box.SelinuxOptions.GetLevel() != "s0:c1" {
+	if box, err := tr.sandboxSecurity(p, 0); err != nil || !box.Privileged || box.RunAsUser.GetValue() != 1000 || box.SelinuxOptions.GetLevel() != "s0:c1" {
 		t.Errorf("the sandbox of a privileged pod: %v, %v", box, err)
 	}
 }
@@ -81,7 +81,7 @@ func TestLocalhostSeccomp(t *testing.T) {
 	c := &p.Spec.Containers[0]
 	for _, name := range []*string{nil, new(""), new("../x"), new("/etc/x"), new("a/../../x"), new("..")} {
 		c.SecurityContext = &v1.SecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost, LocalhostProfile: name}}
-		if s, err := tr.containerSecurity(p, c); !errors.Is(err, ErrConfig) {
+		if s, err := tr.containerSecurity(p, c, 0); !errors.Is(err, ErrConfig) {
 			t.Errorf("%v gives %v, %v", name, s.GetSeccomp(), err)
 		}
 	}
@@ -90,16 +90,16 @@ func TestLocalhostSeccomp(t *testing.T) {
 		v1.SeccompProfileTypeUnconfined:     cri.SecurityProfile_Unconfined,
 	} {
 		c.SecurityContext.SeccompProfile = &v1.SeccompProfile{Type: kind}
-		if s, err := tr.containerSecurity(p, c); err != nil || s.GetSeccomp().GetProfileType() != want {
+		if s, err := tr.containerSecurity(p, c, 0); err != nil || s.GetSeccomp().GetProfileType() != want {
 			t.Errorf("%s gives %v, %v", kind, s.GetSeccomp(), err)
 		}
 	}
 	c.SecurityContext = nil
-	if s, err := tr.containerSecurity(p, c); err != nil || s.GetSeccomp().GetProfileType() != cri.SecurityProfile_Unconfined || s.NoNewPrivs || !slices.Equal(s.ReadonlyPaths, readonlyPaths()) {
+	if s, err := tr.containerSecurity(p, c, 0); err != nil || s.GetSeccomp().GetProfileType() != cri.SecurityProfile_Unconfined || s.NoNewPrivs || !slices.Equal(s.ReadonlyPaths, readonlyPaths()) {
 		t.Errorf("no context gives %v, %v", s, err)
 	}
 	c.SecurityContext = &v1.SecurityContext{AppArmorProfile: &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeLocalhost, LocalhostProfile: new("")}}
-	if s, err := tr.containerSecurity(p, c); !errors.Is(err, ErrConfig) {
+	if s, err := tr.containerSecurity(p, c, 0); !errors.Is(err, ErrConfig) {
 		t.Errorf("an AppArmor profile without a name gives %v, %v", s.GetApparmor(), err)
 	}
 }

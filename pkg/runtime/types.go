@@ -8,6 +8,7 @@ package runtime
 import (
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -107,7 +108,16 @@ type SandboxOptions struct {
 	Hostname     string
 	// Handler is the CRI runtime handler; empty for the default.
 	Handler string
+	// FirstUser is the first of the UserRange ids of the host that the pod's own
+	// users are, its root first; 0: they are the host's own.
+	FirstUser uint32
+	// Overhead is what the sandbox itself takes.
+	Overhead v1.ResourceList
 }
+
+// UserRange is how many users and groups a pod with its own has: all that 16
+// bits can name.
+const UserRange = 1 << 16
 
 // DNS becomes the sandbox's resolv.conf.
 type DNS struct {

@@ -66,8 +66,9 @@ func Full() Object {
 			},
 			"restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 20, "dnsPolicy": "Default",
 			"nodeSelector":       Object{"kubernetes.io/os": "linux"},
-			"serviceAccountName": "default", "serviceAccount": "default", "automountServiceAccountToken": false,
-			"nodeName": "node-a", "hostNetwork": false, "hostPID": false, "hostIPC": true, "shareProcessNamespace": true,
+			"serviceAccountName": "builder", "serviceAccount": "builder", "automountServiceAccountToken": true,
+			"nodeName": "node-a", "hostNetwork": false, "hostPID": false, "hostIPC": false, "hostUsers": false, "shareProcessNamespace": true,
+			"runtimeClassName": "kata", "overhead": Object{"cpu": "250m", "memory": "120Mi"},
 			"securityContext": podSecurity(), "schedulerName": "mine",
 			"tolerations": []any{
 				Object{"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute", "tolerationSeconds": 60},
@@ -171,7 +172,7 @@ func borders(p place) []any {
 	key := p.key
 	var texts []string
 	switch {
-	case strings.Contains(p.path, ".limits.") || strings.Contains(p.path, ".requests.") || key == "sizeLimit":
+	case strings.Contains(p.path, ".limits.") || strings.Contains(p.path, ".requests.") || strings.Contains(p.path, ".overhead.") || key == "sizeLimit":
 		return quantities
 	case strings.HasSuffix(p.path, ".divisor"):
 		return divisors
@@ -212,7 +213,7 @@ func borders(p place) []any {
 // otherKeys misspells a field, or gives a dictionary strange keys.
 func otherKeys(path, key string) []string {
 	switch {
-	case strings.Contains(path, ".limits.") || strings.Contains(path, ".requests."):
+	case strings.Contains(path, ".limits.") || strings.Contains(path, ".requests.") || strings.Contains(path, ".overhead."):
 		return resourceNames
 	case strings.Contains(path, ".labels.") || strings.Contains(path, ".annotations.") || strings.Contains(path, ".nodeSelector."):
 		return labelKeys

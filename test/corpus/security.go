@@ -12,6 +12,7 @@ func podSecurity() Object {
 		"runAsUser": 1000, "runAsGroup": 1000, "runAsNonRoot": true,
 		"fsGroup": 7, "fsGroupChangePolicy": "OnRootMismatch",
 		"supplementalGroups": []any{5, 6}, "supplementalGroupsPolicy": "Merge",
+		"sysctls":         []any{Object{"name": "net.ipv4.tcp_syncookies", "value": "1"}, Object{"name": "net/ipv4/ip_local_port_range", "value": "1024 65000"}},
 		"seccompProfile":  Object{"type": "Localhost", "localhostProfile": "profiles/audit.json"},
 		"appArmorProfile": Object{"type": "Localhost", "localhostProfile": "k8s-deny-write"},
 	}
@@ -73,6 +74,24 @@ func security() (out []Variant) {
 			pod("an id", ``, `"securityContext":{"`+name+`":`+id+`},`, `{"`+name+`":`+id+`}`)
 		}
 		pod("groups", ``, `"securityContext":{"supplementalGroups":[`+id+`,`+id+`]},`, ``)
+	}
+	for _, name := range []string{``, `net.ipv4.x`, `net/ipv4/conf/eth0.1/x`, `net`, `kernel.msgmax`, `kernel/shmall`, `fs.mqueue.x`, `fs.file-max`, `user.max`, `kernel.domainname`,
+		`A.b`, `a..b`, `.a`, `a.`, `a-`, `net.*`, strings.Repeat("a", 253), strings.Repeat("a", 254)} {
+		for _, host := range []string{``, `"hostNetwork":true,`, `"hostIPC":true,`} {
+			pod("a sysctl", ``, host+`"securityContext":{"sysctls":[{"name":"`+name+`","value":"1"},{"name":"`+name+`","value":""},{"value":"x"},null]},`, ``)
+			pod("a sysctl", ``, host+`"securityContext":{"sysctls":[{"name":"`+name+`","value":"1"}]},`, ``)
+		}
+	}
+	for _, users := range []string{`true`, `false`, `null`, `"false"`} {
+		for _, host := range []string{``, `"hostNetwork":true,`, `"hostIPC":true,`, `"hostPID":true,`} {
+			pod("hostUsers", ``, host+`"hostUsers":`+users+`,`, `{"procMount":"Unmasked","privileged":true}`)
+			pod("hostUsers", ``, host+`"hostUsers":`+users+`,`, ``)
+		}
+	}
+	for _, class := range []string{`""`, `"kata"`, `"a.b"`, `"A"`, `"-"`, `null`, `5`} {
+		for _, overhead := range []string{`null`, `{}`, `{"cpu":"10m","memory":"64Mi"}`, `{"cpu":"-1"}`, `{"pods":1}`, `{"hugepages-2Mi":"2Mi"}`, `{"cpu":"0.0001"}`, `{"cpu":null}`} {
+			pod("a runtime class", ``, `"runtimeClassName":`+class+`,"overhead":`+overhead+`,`, ``)
+		}
 	}
 	for _, mount := range []string{`"Default"`, `"Unmasked"`, `""`, `null`, `"unmasked"`} {
 		pod("procMount", ``, ``, `{"procMount":`+mount+`}`)

@@ -42,15 +42,13 @@ func UnsupportedFields() []Unsupported {
 	out := []Unsupported{
 		field("metadata.ownerReferences", `[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]`),
 		field("metadata.finalizers", `["example.com/wait"]`),
-		// There are no service accounts, and so no tokens, without an API server.
-		field("spec.serviceAccountName", `"builder"`).with("spec.serviceAccount", `"builder"`),
-		field("spec.automountServiceAccountToken", `true`),
 		field("spec.priorityClassName", `"gold"`),
 		field("spec.containers[0].ports[0].hostIP", `"not-an-address"`),
 		// Device plugins, and eviction by use of local disk.
 		field("spec.containers[0].resources.limits[example.com/gpu]", `1`),
 		field("spec.containers[0].resources.limits[ephemeral-storage]", `"1Gi"`),
 		field("spec.volumes[0].emptyDir.medium", `"Paper"`),
+		field("spec.overhead[example.com/gpu]", `1`), field("spec.overhead[ephemeral-storage]", `"1Gi"`),
 		field("metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]", `"runtime/default"`),
 		field("metadata.annotations[container.seccomp.security.alpha.kubernetes.io/c]", `"runtime/default"`),
 		field("spec.initContainers[0].env[0].valueFrom", `{"fieldRef":{"fieldPath":"metadata.name"}}`),
@@ -73,12 +71,9 @@ func unsupportedSpec() []Unsupported {
 		field("spec.ephemeralContainers", `[{"name":"e","image":"i"}]`),
 		field("spec.imagePullSecrets", `[{"name":"s"}]`),
 		field("spec.affinity", `{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"a","operator":"Exists"}]}]}}}`),
-		field("spec.runtimeClassName", `"kata"`),
 		field("spec.preemptionPolicy", `"Never"`),
-		field("spec.overhead", `{"cpu":"10m"}`).with("spec.runtimeClassName", `"kata"`),
 		field("spec.topologySpreadConstraints", `[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]`),
 		field("spec.os.name", `"windows"`),
-		field("spec.hostUsers", `false`),
 		field("spec.schedulingGates", `[{"name":"example.com/gate"}]`),
 		field("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),
 		field("spec.resources", `{"limits":{"cpu":"1"}}`),
@@ -87,7 +82,6 @@ func unsupportedSpec() []Unsupported {
 	}
 	return append(out, fields("spec.securityContext.", map[string]string{
 		"windowsOptions": `{"runAsUserName":"u"}`,
-		"sysctls":        `[{"name":"kernel.shm_rmid_forced","value":"1"}]`,
 	})...)
 }
 

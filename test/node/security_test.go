@@ -15,12 +15,13 @@ import (
 	ociv1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/nodeagent/nodeagent/internal/testbed"
+	"github.com/nodeagent/nodeagent/pkg/config"
 )
 
 // process reads what the kernel says of a container's process.
 func process(t *testing.T, n *testbed.Node, pod, container string) map[string]string {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("%s/proc/%d/status", n.Root(), n.ContainerPID(runningID(t, n, pod, container))))
+	b, err := os.ReadFile(fmt.Sprintf("%s/proc/%d/status", n.Root(), n.ContainerPID(ids(t, n)[pod+"/"+container])))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,48 +105,18 @@ func TestSecurityContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	importUsers(t, n)
+	n.EditConfig(func(c *config.NodeAgentConfiguration) { c.Pods.AllowedUnsafeSysctls = []string{"kernel.msg*"} })
 	n.StartAgent()
-	user := func(name, image, context string) {
-		n.WriteManifest(name+".yaml", strings.Replace(manifest{name: name, container: "securityContext: " + context + "\n"}.String(), "image: busybox", "image: "+image, 1))
-	}
-	n.WriteManifest("ctx.yaml", securityPod)
-	user("number", "users.local/number:1", "{runAsNonRoot: true}")
-	user("named", "users.local/named:1", "{}")
-	n.WriteManifest("armor.yaml", deck(t, "hello-apparmor"))
-	n.WriteManifest("strict.yaml", manifest{name: "strict", spec: "securityContext: {supplementalGroupsPolicy: Strict, supplementalGroups: [4000], runAsUser: 1000}\n"}.String())
-	refused := map[string][3]string{
-		"asroot":    {"busybox", "{runAsNonRoot: true}", "container has runAsNonRoot and image will run as root (pod: "},
-		"byname":    {"users.local/named:1", "{runAsNonRoot: true}", "container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root (pod: "},
-		"zero":      {"users.local/number:1", "{runAsNonRoot: true, runAsUser: 0}", "container's runAsUser breaks non-root policy (pod: "},
-		"noprofile": {"busybox", `{seccompProfile: {type: Localhost, localhostProfile: ""}}`, "localhostProfile must be set if seccompProfile type is Localhost."},
-	}
-	for name, r := range refused {
-		user(name, r[0], r[1])
-	}
+	writeSecurityPods(t, n)
 	n.WaitPods(long, testbed.Running("ctx", "number", "named"))
 
 	t.Run("processes", func(t *testing.T) { securityOfProcesses(t, n) })
-	t.Run("refused", func(t *testing.T) {
-		for name, r := range refused {
-			pods := n.WaitPods(long, waiting(name, "CreateContainerConfigError"))
-			p, _ := pods.Get(name)
-			if msg := p.Status.ContainerStatuses[0].State.Waiting.Message; !strings.HasPrefix(msg, r[2]) {
-				t.Errorf("%s: %q, want %q…", name, msg, r[2])
-			}
-			if out := cli(t, n, "describe", "pod", name); !strings.Contains(out, "Error: "+r[2]) {
-				t.Errorf("%s: no event says %q:\n%s", name, r[2], out)
-			}
-		}
-	})
+	t.Run("contradictions", func(t *testing.T) { contradictions(t, n) })
 	t.Run("no AppArmor in the kernel", func(t *testing.T) {
 		if _, err := os.Stat("/sys/module/apparmor"); err == nil {
 			t.Skip("this kernel has AppArmor: test/vm covers it")
 		}
-		pods := n.WaitPods(long, testbed.Phase("hello-apparmor", v1.PodFailed))
-		p, _ := pods.Get("hello-apparmor")
-		if p.Status.Reason != "AppArmor" || p.Status.Message != "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host" {
-			t.Errorf("%s: %s", p.Status.Reason, p.Status.Message)
-		}
+		rejected(t, n, "hello-apparmor", "AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host")
 	})
 	t.Run("supplementalGroupsPolicy", func(t *testing.T) {
 		if os.Getenv("NODE_CONTAINERD") == testbed.Containerd24 {
@@ -153,12 +124,92 @@ func TestSecurityContext(t *testing.T) {
 			expectProcess(t, n, "strict", "main", map[string]string{"Groups": "0 4000"})
 			return
 		}
-		pods := n.WaitPods(long, testbed.Phase("strict", v1.PodFailed))
-		if p, _ := pods.Get("strict"); p.Status.Reason != "SupplementalGroupsPolicyNotSupported" {
-			t.Errorf("%s: %s", p.Status.Reason, p.Status.Message)
+		rejected(t, n, "strict", "SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node")
+	})
+	t.Run("sysctls", func(t *testing.T) {
+		n.WaitPods(long, testbed.Running("sysctls"))
+		if out := sh(t, n, "sysctls", "cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/kernel/msgmax"); strings.Join(strings.Fields(out), " ") != "4000 5000 4242" {
+			t.Errorf("the pod's sysctls are %s", out)
+		}
+		rejected(t, n, "forbidden", "SysctlForbidden", `forbidden sysctl: "net.core.somaxconn" not allowlisted`)
+	})
+	t.Run("runtime classes", func(t *testing.T) {
+		described(t, n, "handless", "FailedCreatePodSandBox", `"no-such-handler"`)
+		described(t, n, "classy", "FailedCreatePodSandBox", `runtimeclass.node.k8s.io "second" not found`)
+		writeClass(n, "second", testbed.OtherHandler)
+		classyPod(t, n)
+	})
+	t.Run("service accounts", func(t *testing.T) {
+		described(t, n, "account", "FailedMount", `serviceaccount "builder" not found in namespace default`)
+		n.WriteManifest("builder.yaml", "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: builder}\n")
+		n.WaitPods(long, testbed.Running("account"))
+		if out := sh(t, n, "account", "ls /var/run 2>&1 || true"); strings.Contains(out, "secrets") {
+			t.Errorf("there is a token: %s", out)
 		}
 	})
+	t.Run("users of its own", func(t *testing.T) { ownUsers(t, n) })
 	t.Run("the image's user at every start", func(t *testing.T) { imageUserStays(t, n) })
+}
+
+// contradictory pods never start: image, security context, and what their
+// container waits with.
+func contradictory() map[string][3]string {
+	return map[string][3]string{
+		"asroot":    {"busybox", "{runAsNonRoot: true}", "container has runAsNonRoot and image will run as root (pod: "},
+		"byname":    {"users.local/named:1", "{runAsNonRoot: true}", "container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root (pod: "},
+		"zero":      {"users.local/number:1", "{runAsNonRoot: true, runAsUser: 0}", "container's runAsUser breaks non-root policy (pod: "},
+		"noprofile": {"busybox", `{seccompProfile: {type: Localhost, localhostProfile: ""}}`, "localhostProfile must be set if seccompProfile type is Localhost."},
+	}
+}
+
+func writeSecurityPods(t *testing.T, n *testbed.Node) {
+	user := func(name, image, context string) {
+		n.WriteManifest(name+".yaml", strings.Replace(manifest{name: name, container: "securityContext: " + context + "\n"}.String(), "image: busybox", "image: "+image, 1))
+	}
+	n.WriteManifest("ctx.yaml", securityPod)
+	user("number", "users.local/number:1", "{runAsNonRoot: true}")
+	user("named", "users.local/named:1", "{}")
+	for name, c := range contradictory() {
+		user(name, c[0], c[1])
+	}
+	n.WriteManifest("armor.yaml", deck(t, "hello-apparmor"))
+	pod := func(name, spec, container string) {
+		n.WriteManifest(name+".yaml", manifest{name: name, spec: spec + "\n", container: container}.String())
+	}
+	pod("strict", "securityContext: {supplementalGroupsPolicy: Strict, supplementalGroups: [4000], runAsUser: 1000}", "")
+	pod("sysctls", `securityContext: {sysctls: [{name: net.ipv4.ip_local_port_range, value: "4000 5000"}, {name: kernel.msgmax, value: "4242"}]}`, "")
+	pod("forbidden", `securityContext: {sysctls: [{name: net.core.somaxconn, value: "7"}]}`, "")
+	n.WriteManifest("users.yaml", manifest{name: "users", spec: "hostUsers: false\nvolumes: [{name: data, emptyDir: {}}]\n",
+		script: "id -u >/data/owner; " + forever, container: "volumeMounts: [{name: data, mountPath: /data}]\n"}.String())
+	pod("classy", "runtimeClassName: second", "resources: {limits: {cpu: 100m, memory: 32Mi}}\n")
+	pod("handless", "runtimeClassName: nobody", "")
+	writeClass(n, "nobody", "no-such-handler")
+	pod("account", "serviceAccountName: builder\nautomountServiceAccountToken: true", "")
+}
+
+func writeClass(n *testbed.Node, name, handler string) {
+	n.WriteManifest("class-"+name+".yaml", "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: "+name+"}\nhandler: "+handler+
+		"\noverhead: {podFixed: {cpu: 250m, memory: 16Mi}}\n")
+}
+
+func contradictions(t *testing.T, n *testbed.Node) {
+	for name, c := range contradictory() {
+		pods := n.WaitPods(long, waiting(name, "CreateContainerConfigError"))
+		p, _ := pods.Get(name)
+		if msg := p.Status.ContainerStatuses[0].State.Waiting.Message; !strings.HasPrefix(msg, c[2]) {
+			t.Errorf("%s: %q, want %q…", name, msg, c[2])
+		}
+		described(t, n, name, "Error: "+c[2])
+	}
+}
+
+// rejected waits until the node has refused a pod for that.
+func rejected(t *testing.T, n *testbed.Node, pod, reason, message string) {
+	t.Helper()
+	pods := n.WaitPods(long, testbed.Phase(pod, v1.PodFailed))
+	if p, _ := pods.Get(pod); p.Status.Reason != reason || p.Status.Message != "Pod was rejected: "+message {
+		t.Errorf("%s: %s: %s", pod, p.Status.Reason, p.Status.Message)
+	}
 }
 
 func securityOfProcesses(t *testing.T, n *testbed.Node) {
@@ -190,6 +241,93 @@ func securityOfProcesses(t *testing.T, n *testbed.Node) {
 		if (code != 0) != (c.fails != "") || !strings.Contains(out, c.fails) {
 			t.Errorf("%s: %s: code %d, %q; want %q", c.container, c.script, code, out, c.fails)
 		}
+	}
+}
+
+// described waits until what describe prints of a pod holds these.
+func described(t *testing.T, n *testbed.Node, pod string, want ...string) {
+	t.Helper()
+	n.Eventually(long, "an event of pod "+pod, func() error {
+		out, err := n.CLI("describe", "pod", pod)
+		for _, w := range want {
+			if err == nil && !strings.Contains(out, w) {
+				return fmt.Errorf("it lacks %q:\n%s", w, out)
+			}
+		}
+		return err
+	})
+}
+
+// classyPod: the second handler runs it, and its cgroup has room for the overhead.
+func classyPod(t *testing.T, n *testbed.Node) {
+	t.Helper()
+	pods := n.WaitPods(long, testbed.Running("classy"))
+	p, _ := pods.Get("classy")
+	for _, s := range n.Sandboxes() {
+		if s.Metadata.Name == "classy" && s.RuntimeHandler != testbed.OtherHandler {
+			t.Errorf("the sandbox's handler is %q", s.RuntimeHandler)
+		}
+	}
+	found := 0
+	for _, dir := range n.PodCgroups() {
+		if filepath.Base(dir) != "pod"+string(p.UID) {
+			continue
+		}
+		below := dir[strings.Index(dir, "/"+n.Name+"/"):] // of any controller
+		for file, want := range map[string]string{"memory.limit_in_bytes": "50331648", "memory.max": "50331648", "cpu.cfs_quota_us": "35000", "cpu.max": "35000 100000"} {
+			for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu"} {
+				b, err := os.ReadFile(filepath.Join(root, below, file))
+				if err != nil {
+					continue
+				}
+				found++
+				if got := strings.TrimSpace(string(b)); got != want {
+					t.Errorf("%s is %s, want %s", file, got, want)
+				}
+			}
+		}
+	}
+	if found == 0 {
+		t.Errorf("no cgroup of the pod has limits: %v", n.PodCgroups())
+	}
+}
+
+// ownUsers: a runtime that cannot give a pod users of its own must not give it
+// the host's instead, as containerd 1.6 does.
+func ownUsers(t *testing.T, n *testbed.Node) {
+	if os.Getenv("NODE_CONTAINERD") != testbed.Containerd24 {
+		n.WaitPods(long, waiting("users", "ContainerCreating"))
+		described(t, n, "users", "FailedCreatePodSandBox", "can't set `spec.hostUsers: false`, runtime does not support user namespaces")
+		if err := absent(n, "users"); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	n.WaitPods(long, testbed.Running("users"))
+	of := func() (first string) {
+		t.Helper()
+		ids(t, n) // waits until the one that was killed is known to be gone
+		m := strings.Fields(sh(t, n, "users", "cat /proc/self/uid_map"))
+		if len(m) != 3 || m[0] != "0" || m[1] == "0" || m[2] != "65536" {
+			t.Fatalf("the users are %v", m)
+		}
+		expectProcess(t, n, "users", "main", map[string]string{"Uid": strings.Join([]string{m[1], m[1], m[1], m[1]}, " ")})
+		return m[1]
+	}
+	first := of()
+	if out := sh(t, n, "users", "stat -c %u /data/owner /etc/hosts; cat /data/owner"); strings.Join(strings.Fields(out), " ") != "0 0 0" {
+		t.Errorf("files of the pod's root, by owner: %s", out)
+	}
+	n.KillAgent()
+	n.StartAgent()
+	before := n.WaitPods(long, testbed.Running("users"))
+	p, _ := before.Get("users")
+	if err := n.Signal(n.ContainerPID(ids(t, n)["users/main"]), 9); err != nil {
+		t.Fatal(err)
+	}
+	n.WaitPods(long, restarts("users", p.Status.ContainerStatuses[0].RestartCount+1))
+	if now := of(); now != first {
+		t.Errorf("the pod's users were %s and are %s", first, now)
 	}
 }
 
@@ -237,7 +375,7 @@ func imageUserStays(t *testing.T, n *testbed.Node) {
 		if p, _ := pods.Get("number"); p.Status.ContainerStatuses[0].RestartCount != restarted-1 {
 			t.Errorf("restarted %d times, want %d", p.Status.ContainerStatuses[0].RestartCount, restarted-1)
 		}
-		if err := n.Signal(n.ContainerPID(runningID(t, n, "number", "main")), 9); err != nil {
+		if err := n.Signal(n.ContainerPID(ids(t, n)["number/main"]), 9); err != nil {
 			t.Fatal(err)
 		}
 		n.WaitPods(long, restarts("number", restarted))

@@ -120,7 +120,7 @@ func judgeUndecoded(v verdict, theirs opinion) string {
 	case theirs.quantity:
 		// Its error has no path.
 		for _, f := range got {
-			if strings.Contains(f, ".capacity[") || strings.Contains(f, ".podFixed[") || strings.Contains(f, ".limits[") || strings.Contains(f, ".requests[") || strings.HasSuffix(f, ".sizeLimit") || strings.HasSuffix(f, ".divisor") {
+			if strings.Contains(f, ".capacity[") || strings.Contains(f, ".podFixed[") || strings.Contains(f, ".overhead[") || strings.Contains(f, ".limits[") || strings.Contains(f, ".requests[") || strings.HasSuffix(f, ".sizeLimit") || strings.HasSuffix(f, ".divisor") {
 				return ""
 			}
 		}
