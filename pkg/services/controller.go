@@ -31,6 +31,9 @@ const (
 	pause = 5 * time.Millisecond
 	// retry is when what could not be written down is tried again.
 	retry = 5 * time.Second
+	// early is the same for as long as nothing was handed on: a source that has
+	// nothing to say wakes nobody.
+	early = 20 * time.Millisecond
 )
 
 // Store is where objects are read and what is made of them is written.
@@ -40,6 +43,8 @@ type Store interface {
 	SetResource(store.Resource) error
 	PutDerived(manifest.Resource) error
 	DeleteDerived(kind string, key pod.Key)
+	// AllTried says that every source has delivered, or failed to, since the start.
+	AllTried() bool
 }
 
 // Changes wake the controller; what they say does not matter.
@@ -109,10 +114,16 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { follow(ctx, c.o.Changes.Watch, wake) })
 	wg.Go(func() { follow(ctx, c.o.Changes.WatchResources, wake) })
-	again := time.NewTicker(retry)
-	defer again.Stop()
+	// An agent that remembers nothing waits for its sources: what it finds in the
+	// kernel may be theirs.
+	resources, _ := c.o.Store.Resources("")
+	remembers := len(resources) > 0
 	for {
-		c.look()
+		c.look(remembers)
+		again := retry
+		if !c.isReady() {
+			again = early
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -122,7 +133,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-wake:
-		case <-again.C:
+		case <-time.After(again):
 		}
 	}
 }
@@ -144,10 +155,20 @@ func follow[T any](ctx context.Context, watch func(context.Context, uint64) (<-c
 	}
 }
 
+func (c *Controller) isReady() bool {
+	select {
+	case <-c.ready:
+		return true
+	default:
+		return false
+	}
+}
+
 // look takes over what is there now, and hands on what is different.
-func (c *Controller) look() {
+func (c *Controller) look(remembers bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	tried := remembers || c.o.Store.AllTried() // before what they brought is read
 	desired, records, endpoints, known := c.read()
 	changes := c.state.update(desired)
 	for _, e := range changes.resolved {
@@ -175,13 +196,9 @@ func (c *Controller) look() {
 	if c.replace != nil && len(changes.upserted)+len(changes.deleted) > 0 {
 		c.replace(c.state.names())
 	}
-	select {
-	case <-c.ready:
-	default:
-		if known {
-			close(c.ready)
-			c.o.Proxy.Synced(Input)
-		}
+	if tried && known && !c.isReady() {
+		close(c.ready)
+		c.o.Proxy.Synced(Input)
 	}
 }
 

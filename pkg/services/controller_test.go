@@ -174,6 +174,23 @@ func (r *rig) service(name string) (*v1.Service, store.Resource) {
 	return rec.Object.(*v1.Service), rec
 }
 
+// An agent that remembers nothing hands on nothing before its sources have
+// delivered: what another one left in the kernel may be theirs.
+func TestWaitsForItsSources(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.c.look(false)
+	if _, synced := r.proxy.all(); synced {
+		t.Error("handed on before the folder was read")
+	}
+	r.store.Fail(store.SourceFile, errors.New("it is away"))
+	r.eventually("a folder that cannot be read holds up nothing", func() error {
+		if _, synced := r.proxy.all(); !synced {
+			return errors.New("not handed on")
+		}
+		return nil
+	})
+}
+
 const twoServices = `
 {apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80}]}}
 ---
