@@ -64,8 +64,8 @@ var podFields = []typeFields{
 	{of: v1.Container{},
 		supported: "name image command args workingDir ports env resources volumeMounts volumeDevices " +
 			"terminationMessagePath terminationMessagePolicy imagePullPolicy securityContext " +
-			"stdin stdinOnce tty readinessProbe livenessProbe startupProbe lifecycle restartPolicy restartPolicyRules",
-		refused: "envFrom resizePolicy"},
+			"stdin stdinOnce tty readinessProbe livenessProbe startupProbe lifecycle restartPolicy restartPolicyRules resizePolicy",
+		refused: "envFrom"},
 
 	{of: v1.ContainerPort{},
 		supported: "name hostPort containerPort protocol hostIP"},
@@ -125,6 +125,9 @@ var podFields = []typeFields{
 
 	{of: v1.ContainerRestartRuleOnExitCodes{},
 		supported: "operator values"},
+
+	{of: v1.ContainerResizePolicy{},
+		supported: "resourceName restartPolicy"},
 
 	{of: v1.PodReadinessGate{},
 		supported: "conditionType"},

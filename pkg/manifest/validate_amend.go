@@ -95,3 +95,62 @@ func validateEphemeral(e *v1.EphemeralContainer, volumes map[string]*v1.Volume, 
 	}
 	return errs
 }
+
+// ValidateResize checks that only CPU and memory of containers change, by the
+// API server's rules.
+func ValidateResize(updated, old *v1.Pod) (errs field.ErrorList) {
+	spec := field.NewPath("spec")
+	rest := updated.Spec.DeepCopy()
+	for _, l := range []struct {
+		name     string
+		now, was []v1.Container
+		rest     []v1.Container
+	}{
+		{"initContainers", updated.Spec.InitContainers, old.Spec.InitContainers, rest.InitContainers},
+		{"containers", updated.Spec.Containers, old.Spec.Containers, rest.Containers},
+	} {
+		at := spec.Child(l.name)
+		if len(l.now) != len(l.was) {
+			return append(errs, field.Forbidden(at, l.name+" may not be added or removed on resize"))
+		}
+		for i := range l.now {
+			rp := at.Index(i).Child("resources")
+			if l.now[i].Name != l.was[i].Name {
+				return append(errs, field.Forbidden(at.Index(i).Child("name"), l.name+" may not be renamed or reordered on resize"))
+			}
+			errs = append(errs, validateResources(&l.now[i].Resources, rp)...)
+			if removed(l.now[i].Resources.Requests, l.was[i].Resources.Requests) {
+				errs = append(errs, field.Forbidden(rp.Child("requests"), "resource requests cannot be removed"))
+			}
+			if removed(l.now[i].Resources.Limits, l.was[i].Resources.Limits) {
+				errs = append(errs, field.Forbidden(rp.Child("limits"), "resource limits cannot be removed"))
+			}
+			if apiequality.Semantic.DeepEqual(withoutSized(l.rest[i].Resources), withoutSized(l.was[i].Resources)) {
+				l.rest[i].Resources = l.was[i].Resources
+			}
+		}
+	}
+	if !apiequality.Semantic.DeepEqual(*rest, old.Spec) {
+		errs = append(errs, field.Forbidden(spec, "only cpu and memory resources are mutable"))
+	}
+	return errs
+}
+
+func removed(now, was v1.ResourceList) bool {
+	for name := range was {
+		if _, kept := now[name]; !kept {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutSized are the resources that cannot be resized.
+func withoutSized(r v1.ResourceRequirements) v1.ResourceRequirements {
+	c := r.DeepCopy()
+	for _, list := range []v1.ResourceList{c.Requests, c.Limits} {
+		delete(list, v1.ResourceCPU)
+		delete(list, v1.ResourceMemory)
+	}
+	return *c
+}

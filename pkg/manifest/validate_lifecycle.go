@@ -22,6 +22,7 @@ func validateLives(spec *v1.PodSpec, c *v1.Container, p *field.Path) field.Error
 	errs = append(errs, validateEndingProbe(c.LivenessProbe, p.Child("livenessProbe"))...)
 	errs = append(errs, validateReadinessProbe(c.ReadinessProbe, p.Child("readinessProbe"))...)
 	errs = append(errs, validateEndingProbe(c.StartupProbe, p.Child("startupProbe"))...)
+	errs = append(errs, validateResizePolicy(c.ResizePolicy, spec.RestartPolicy == v1.RestartPolicyNever, p.Child("resizePolicy"))...)
 	return append(errs, validateRestarts(c, false, p)...)
 }
 
@@ -37,6 +38,13 @@ func validateInitLives(spec *v1.PodSpec, c *v1.Container, p *field.Path) (errs f
 		{"readinessProbe", c.ReadinessProbe != nil}, {"startupProbe", c.StartupProbe != nil}} {
 		if f.set {
 			errs = append(errs, field.Forbidden(p.Child(f.name), "is for init containers with restartPolicy Always only: any other one ends by itself"))
+		}
+	}
+	at := p.Child("resizePolicy")
+	errs = append(errs, validateResizePolicy(c.ResizePolicy, spec.RestartPolicy == v1.RestartPolicyNever, at)...)
+	for i, r := range c.ResizePolicy {
+		if r.RestartPolicy == v1.RestartContainer {
+			errs = append(errs, field.Invalid(at.Index(i).Child("restartPolicy"), r.RestartPolicy, "is for containers that go on: an init container that ends is not begun again"))
 		}
 	}
 	return append(errs, validateRestarts(c, true, p)...)
@@ -204,4 +212,22 @@ func validateDeadlineUpdate(now, was *int64, p *field.Path) (errs field.ErrorLis
 		return field.ErrorList{field.Invalid(p, *now, fmt.Sprintf("can be shortened only: it was %d", *was))}, true
 	}
 	return nil, false
+}
+
+// validateResizePolicy checks what becomes of a container whose resources
+// change. Places of errors are the API server's.
+func validateResizePolicy(list []v1.ContainerResizePolicy, never bool, p *field.Path) (errs field.ErrorList) {
+	seen := map[v1.ResourceName]bool{}
+	for i, r := range list {
+		if seen[r.ResourceName] {
+			errs = append(errs, field.Duplicate(p.Index(i), r.ResourceName))
+		}
+		seen[r.ResourceName] = true
+		errs = append(errs, oneOf(r.ResourceName, p, v1.ResourceCPU, v1.ResourceMemory)...)
+		errs = append(errs, oneOf(r.RestartPolicy, p, v1.NotRequired, v1.RestartContainer)...)
+		if never && r.RestartPolicy != v1.NotRequired {
+			errs = append(errs, field.Invalid(p, r.RestartPolicy, "must be NotRequired in a pod that restarts nothing"))
+		}
+	}
+	return errs
 }

@@ -90,6 +90,8 @@ func (s *turn) act(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a life
 		return s.createContainer(ctx, p, observed, a)
 	case lifecycle.StartContainer:
 		return true, time.Time{}, s.startContainer(ctx, p, a, a.ID)
+	case lifecycle.ResizeContainer:
+		return true, time.Time{}, s.resize(ctx, p, observed, a)
 	case lifecycle.RunPostStart:
 		s.postStart(ctx, p, observed, a)
 		return false, time.Time{}, nil
@@ -141,6 +143,8 @@ func (s *turn) failed(p *v1.Pod, a lifecycle.Action, err error) time.Time {
 			wait.Reason = "CreateContainerConfigError"
 		}
 		s.waiting[a.Container] = wait
+	case lifecycle.ResizeContainer:
+		reason, message = "ResizeError", "Error: "+err.Error()
 	case lifecycle.StartContainer:
 		reason, message, wait.Reason = "Failed", "Error: "+err.Error(), "RunContainerError"
 		s.waiting[a.Container] = wait
@@ -210,6 +214,9 @@ func (s *turn) createContainer(ctx context.Context, p *v1.Pod, observed *runtime
 		o.Target, err = target(p, observed, a.Container)
 	}
 	if err != nil {
+		return false, time.Time{}, err
+	}
+	if err := s.m.noteGiven(p.UID, spec.Name, a.Attempt, &spec.Resources); err != nil {
 		return false, time.Time{}, err
 	}
 	id, err := s.m.Containers.CreateContainer(ctx, p, spec, o)

@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -51,6 +52,7 @@ type node struct {
 	hanging    bool // RunSandbox waits for the end of its context
 	frozen     bool // so does Pods
 	failStop   error
+	failUpdate error
 	stops      int // calls of StopSandbox
 	synced     bool
 	onEvent    func(runtime.Event)
@@ -359,6 +361,14 @@ func (n *node) RemoveContainer(ctx context.Context, id string) error {
 		p.Containers = slices.DeleteFunc(p.Containers, func(c runtime.Container) bool { return c.ID == id })
 	}
 	return ctx.Err()
+}
+
+func (n *node) UpdateContainer(ctx context.Context, id string, p *v1.Pod, c *v1.Container, _ int64) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.events = append(n.events, id+" has "+c.Resources.Limits.Cpu().String())
+	n.changed.Broadcast()
+	return errors.Join(ctx.Err(), n.failUpdate)
 }
 
 // lose ends the sandbox of a pod as a killed pause process would.

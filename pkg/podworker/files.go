@@ -71,6 +71,7 @@ func (m *Manager) removeContainerFiles(p *v1.Pod, observed *runtime.Pod, id stri
 			filepath.Join(m.logDir(p), logPath(c.Name, c.Attempt)),
 			m.messageFile(p.UID, c.Name, c.Attempt),
 		}
+		paths = append(paths, m.resourcesFile(p.UID, c.Name, c.Attempt))
 		for _, n := range allNotes {
 			paths = append(paths, m.noteFile(p.UID, c, n))
 		}

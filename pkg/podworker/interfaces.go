@@ -47,6 +47,8 @@ type Containers interface {
 	StartContainer(ctx context.Context, id string) error
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
+	// UpdateContainer gives a running container the CPU and memory of its spec.
+	UpdateContainer(ctx context.Context, id string, pod *v1.Pod, c *v1.Container, oomScore int64) error
 }
 
 // Images answers how far an image is; it never waits for a registry.

@@ -43,14 +43,22 @@ func (w *worker) judge(p *v1.Pod, observed *runtime.Pod) map[string]lifecycle.Kn
 		host = ips[0]
 	}
 	var probed []probe.Container
-	out := map[string]lifecycle.Known{}
+	out, running := map[string]lifecycle.Known{}, map[string]bool{}
 	for i := range observed.Containers {
 		c := &observed.Containers[i]
 		spec, _, ok := pod.Container(p, c.Name)
-		if !ok || c.State != runtime.StateRunning || observed.Newest(c.Name) != c {
+		if !ok || observed.Newest(c.Name) != c {
 			continue
 		}
+		if c.State == runtime.StateExited {
+			out[c.ID] = lifecycle.Known{Applied: w.applied(p.UID, c, spec)}
+		}
+		if c.State != runtime.StateRunning {
+			continue
+		}
+		running[c.ID] = true
 		known := w.hooksOf(p, spec, c)
+		known.Applied = w.applied(p.UID, c, spec)
 		if probe.Probed(spec) && known.Hooked && known.Failed == "" {
 			n := w.notesOf(p.UID, c)
 			probed = append(probed, probe.Container{Spec: spec, ID: c.ID, Host: host, Began: c.StartedAt,
@@ -74,21 +82,21 @@ func (w *worker) judge(p *v1.Pod, observed *runtime.Pod) map[string]lifecycle.Kn
 		w.noteDown(p, observed.Newest(c.Spec.Name), noteStarted, known.Started)
 		w.noteDown(p, observed.Newest(c.Spec.Name), noteReady, known.Ready)
 	}
-	w.forgetEnded(out)
+	w.forgetEnded(running)
 	return out
 }
 
 // forgetEnded ends what goes on for containers that do not run any more.
-func (w *worker) forgetEnded(running map[string]lifecycle.Known) {
+func (w *worker) forgetEnded(running map[string]bool) {
 	for id := range w.notes {
-		if _, runs := running[id]; !runs {
+		if !running[id] {
 			delete(w.notes, id)
 		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for id, h := range w.hooks {
-		if _, runs := running[id.container]; !runs {
+		if !running[id.container] {
 			h.cancel()
 			delete(w.hooks, id)
 		}

@@ -45,11 +45,14 @@ type worker struct {
 	messages  map[string]string          // termination messages by container ID
 	failures  map[string]*failure        // by failureKey
 	waiting   map[string]v1.ContainerStateWaiting
-	stale     string           // why volumes are not what their objects say now
-	looked    *runtime.Pod     // the last look
-	probes    *probe.Pod       // set by run
-	notes     map[string]notes // what is noted down of containers that run, by ID
-	expired   bool             // its activeDeadlineSeconds are over, and its user was told
+	stale     string                              // why volumes are not what their objects say now
+	looked    *runtime.Pod                        // the last look
+	probes    *probe.Pod                          // set by run
+	notes     map[string]notes                    // what is noted down of containers that run, by ID
+	expired   bool                                // its activeDeadlineSeconds are over, and its user was told
+	given     map[string]*v1.ResourceRequirements // what containers were last given, by ID
+	// resizeError is of the latest try.
+	resizeError string
 
 	// afresh asks to try at once what failed.
 	afresh atomic.Bool
@@ -67,7 +70,7 @@ func newWorker(m *Manager, uid types.UID, orphan *store.Record) *worker {
 		m: m, uid: uid, orphan: orphan, wake: make(chan struct{}, 1), probed: make(chan struct{}, 1),
 		stopped: map[string]bool{}, running: map[string]bool{}, messages: map[string]string{},
 		failures: map[string]*failure{}, waiting: map[string]v1.ContainerStateWaiting{},
-		killing: map[string]time.Time{}, hooks: map[hookID]*hook{}, notes: map[string]notes{},
+		killing: map[string]time.Time{}, hooks: map[hookID]*hook{}, notes: map[string]notes{}, given: map[string]*v1.ResourceRequirements{},
 	}
 }
 
@@ -252,7 +255,7 @@ func (s *turn) turn(ctx context.Context, rec store.Record, observed runtime.Pod)
 func independent(k lifecycle.Kind) bool {
 	switch k {
 	case lifecycle.CreateContainer, lifecycle.StartContainer, lifecycle.KillContainer, lifecycle.RemoveContainer,
-		lifecycle.RunPostStart, lifecycle.RunPreStop:
+		lifecycle.RunPostStart, lifecycle.RunPreStop, lifecycle.ResizeContainer:
 		return true
 	default:
 		return false
@@ -314,6 +317,11 @@ func (w *worker) note(rec store.Record, observed *runtime.Pod) {
 			delete(w.messages, id)
 		}
 	}
+	for id := range w.given {
+		if !hasContainer(observed, id) {
+			delete(w.given, id)
+		}
+	}
 	w.running = alive
 }
 
@@ -367,7 +375,7 @@ func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
 	}
 	st := status.Compute(status.Input{
 		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Evicted: w.evicted.Load(), Messages: w.messages,
-		Known: w.judge(rec.Pod, observed), NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
+		Known: w.judge(rec.Pod, observed), ResizeError: w.resizeError, NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
 	})
 	// One that was Unknown was started by an earlier agent.
 	became := st.Phase == v1.PodRunning && rec.Pod.Status.Phase == v1.PodPending

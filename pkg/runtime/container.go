@@ -172,6 +172,25 @@ func (c *Client) StopContainer(ctx context.Context, id string, grace time.Durati
 	return ignoreNotFound(err)
 }
 
+// UpdateContainer gives a running container the CPU and memory of its spec. A
+// memory limit below what it uses is refused: the kernel would kill it.
+func (c *Client) UpdateContainer(ctx context.Context, id string, p *v1.Pod, ctr *v1.Container, oomScore int64) error {
+	r := c.spec.containerResources(p, ctr)
+	r.OomScoreAdj = oomScore
+	if r.MemoryLimitInBytes > 0 {
+		st, err := invoke(ctx, c, "container_stats", id, callTimeout, c.rt.ContainerStats, &cri.ContainerStatsRequest{ContainerId: id})
+		if err != nil {
+			return err
+		}
+		if used := st.GetStats().GetMemory().GetWorkingSetBytes().GetValue(); used >= uint64(r.MemoryLimitInBytes) {
+			return fmt.Errorf("%w: attempting to set container %q memory limit (%d) below current usage (%d)", errdefs.ErrInvalid, ctr.Name, r.MemoryLimitInBytes, used)
+		}
+	}
+	_, err := invoke(ctx, c, "update_container_resources", id, callTimeout, c.rt.UpdateContainerResources,
+		&cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
+	return err
+}
+
 // wholeSeconds rounds up: a grace of 0.3 s must not become a KILL at once.
 func wholeSeconds(d time.Duration) int64 {
 	return int64(math.Ceil(d.Seconds()))

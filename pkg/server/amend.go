@@ -16,6 +16,7 @@ import (
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
+	"github.com/nodeagent/nodeagent/pkg/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
@@ -29,7 +30,7 @@ type Amender interface {
 }
 
 // amendPod is what may be done below a pod with what of it may change while it
-// runs: its status' conditions, its containers for debugging.
+// runs: its status' conditions, its containers for debugging, resources.
 func (s *Server) amendPod(w http.ResponseWriter, r *http.Request, v *view, key pod.Key, sub string) error {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -125,9 +126,31 @@ func amendment(sub string, now, old *v1.Pod) (func(*store.Amendment), field.Erro
 		errs := manifest.ValidateConditions(now.Status.Conditions, field.NewPath("status", "conditions"))
 		return func(a *store.Amendment) { a.Conditions = foreignConditions(now, old) }, errs
 	}
+	if sub == "resize" {
+		errs := manifest.ValidateResize(now, old)
+		if len(errs) == 0 && cgroup.QOS(now) != cgroup.QOS(old) {
+			errs = append(errs, field.Invalid(field.NewPath("spec"), cgroup.QOS(now), "Pod QOS Class may not change as a result of resizing"))
+		}
+		return func(a *store.Amendment) { resize(a, now, old) }, errs
+	}
 	manifest.DefaultEphemeral(now)
 	errs := manifest.ValidateEphemeral(now, old)
 	return func(a *store.Amendment) { a.Ephemeral = now.Spec.EphemeralContainers }, errs
+}
+
+// resize notes down the resources that have changed.
+func resize(a *store.Amendment, now, old *v1.Pod) {
+	for _, l := range []struct{ now, was []v1.Container }{{now.Spec.InitContainers, old.Spec.InitContainers}, {now.Spec.Containers, old.Spec.Containers}} {
+		for i := range l.now {
+			if apiequality.Semantic.DeepEqual(l.now[i].Resources, l.was[i].Resources) {
+				continue
+			}
+			if a.Resources == nil {
+				a.Resources = map[string]v1.ResourceRequirements{}
+			}
+			a.Resources[l.now[i].Name] = l.now[i].Resources
+		}
+	}
 }
 
 // foreignConditions are those that the agent does not compute; what the client

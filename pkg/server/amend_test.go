@@ -81,3 +81,44 @@ func TestPodConditions(t *testing.T) {
 	f.call(t, "PUT", podsPath+"/web/status", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"other"}}`, "Content-Type", mediaJSON).code(400)
 	f.call(t, "PUT", podsPath+"/none/status", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"none"}}`, "Content-Type", mediaJSON).code(404)
 }
+
+// TestResizePods: CPU and memory change while the pod runs, and nothing else.
+func TestResizePods(t *testing.T) {
+	f := newFixture(t, nil)
+	body := `apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  initContainers: [{name: setup, image: i}]
+  containers:
+  - {name: app, image: i, resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {memory: 128Mi, hugepages-2Mi: 2Mi}}}
+  - {name: other, image: i}
+`
+	f.call(t, "POST", podsPath, body, "Content-Type", mediaYAML).code(201)
+	const path = podsPath + "/web/resize"
+	resize := func(resources string) string {
+		return `{"spec":{"containers":[{"name":"app","resources":` + resources + `}]}}`
+	}
+	p := f.call(t, "PATCH", path, resize(`{"requests":{"cpu":"200m"},"limits":{"cpu":"1","memory":"256Mi"}}`), strategic...).code(200).pod()
+	r := p.Spec.Containers[0].Resources
+	if r.Requests.Cpu().String() != "200m" || r.Limits.Cpu().String() != "1" || r.Limits.Memory().String() != "256Mi" || p.Generation != 2 {
+		t.Errorf("generation %d, %+v", p.Generation, r)
+	}
+	for what, patch := range map[string]string{
+		"another QoS class":       `{"spec":{"containers":[{"name":"app","resources":{"requests":{"cpu":"1","memory":"256Mi"}}},{"name":"other","resources":{"requests":{"cpu":"1","memory":"1Gi"},"limits":{"cpu":"1","memory":"1Gi"}}}],"initContainers":[{"name":"setup","resources":{"requests":{"cpu":"1","memory":"1Gi"},"limits":{"cpu":"1","memory":"1Gi"}}}]}}`,
+		"more than the limit":     resize(`{"requests":{"cpu":"2"}}`),
+		"a request is taken away": resize(`{"requests":{"memory":null}}`),
+		"another resource":        resize(`{"limits":{"hugepages-2Mi":"4Mi"}}`),
+		"an image":                `{"spec":{"containers":[{"name":"app","image":"other"}]}}`,
+		"another container":       `{"spec":{"containers":[{"name":"more","image":"i"}]}}`,
+	} {
+		if a := f.call(t, "PATCH", path, patch, strategic...); a.Code != 422 {
+			t.Errorf("%s: code %d: %s", what, a.Code, a.Body)
+		}
+	}
+	// The pod comes back as it was shown.
+	if p = f.call(t, "PATCH", podsPath+"/web", `{"metadata":{"labels":{"a":"b"}}}`, strategic...).code(200).pod(); p.Labels["a"] != "b" ||
+		p.Spec.Containers[0].Resources.Limits.Cpu().String() != "1" {
+		t.Errorf("%+v", p.Spec.Containers[0].Resources)
+	}
+}

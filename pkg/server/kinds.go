@@ -157,7 +157,7 @@ func (v *view) subresources() []subresource {
 		status.verbs = change
 		return []subresource{
 			{"attach", "PodAttachOptions", connect}, {"ephemeralcontainers", v.Name, change}, {"exec", "PodExecOptions", connect}, {"log", "Pod", get},
-			{"portforward", "PodPortForwardOptions", connect}, status,
+			{"portforward", "PodPortForwardOptions", connect}, {"resize", v.Name, change}, status,
 		}
 	case "namespaces", "nodes", "persistentvolumeclaims", "persistentvolumes", "services":
 		return []subresource{status}

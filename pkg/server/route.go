@@ -131,7 +131,7 @@ func (s *Server) subresource(v *view, key pod.Key, sub string) route {
 		return notFound()
 	}
 	rt := route{label: v.Resource + "/" + sub, resource: v.Resource, name: key.Name}
-	if v.Resource == podKind.Resource && (sub == "status" || sub == "ephemeralcontainers") {
+	if v.Resource == podKind.Resource && (sub == "status" || sub == "ephemeralcontainers" || sub == "resize") {
 		rt.serve = func(w http.ResponseWriter, r *http.Request) error { return s.amendPod(w, r, v, key, sub) }
 		return rt
 	}

@@ -26,6 +26,16 @@ func containers(in Input, specs []v1.Container, old []v1.ContainerStatus, waitin
 	return out
 }
 
+// resources are what a running container was given, and what the node has set
+// aside for it.
+func resources(st *v1.ContainerStatus, spec *v1.Container, applied *v1.ResourceRequirements) {
+	if applied == nil {
+		applied = &spec.Resources
+	}
+	st.Resources = &v1.ResourceRequirements{Limits: applied.Limits, Requests: applied.Requests}
+	st.AllocatedResources = spec.Resources.Requests
+}
+
 // ephemeral are the statuses of the containers for debugging, which are never
 // ready: nothing waits for them.
 func ephemeral(in Input) (out []v1.ContainerStatus) {
@@ -83,6 +93,7 @@ func container(in Input, spec *v1.Container, old *v1.ContainerStatus, waiting st
 		}
 		st.State.Running = &v1.ContainerStateRunning{StartedAt: seconds(cur.StartedAt)}
 		st.Ready, started = known.Ready, known.Started
+		resources(&st, spec, known.Applied)
 	case runtime.StateExited:
 		end := terminated(in, cur)
 		if waits && (pod.IsSidecar(spec) || lifecycle.Restarts(in.Pod, spec, cur)) {

@@ -48,6 +48,8 @@ type Input struct {
 	// Known is what hooks and probes have said of running containers, by ID; one
 	// that is not in it has neither.
 	Known map[string]lifecycle.Known
+	// ResizeError is why containers do not have the resources of their spec.
+	ResizeError string
 	// NodeIPs are the node's addresses, primary first.
 	NodeIPs []string
 	// RuntimeName prefixes container IDs: "containerd".
@@ -107,7 +109,7 @@ func Compute(in Input) v1.PodStatus {
 func setIPs(in Input, st *v1.PodStatus) {
 	if sandbox := in.Observed.Sandbox(); sandbox == nil || !sandbox.Ready {
 		// A finished pod shows the address it had, as kubelet's does.
-		if pod.IsTerminal(in.Pod.Status.Phase) || in.Pod.DeletionTimestamp != nil || lifecycle.Final(in.Pod, in.Observed) {
+		if pod.IsTerminal(in.Pod.Status.Phase) || in.Pod.DeletionTimestamp != nil || lifecycle.Final(in.Pod, in.Observed, in.Known) {
 			st.PodIP, st.PodIPs = in.Pod.Status.PodIP, in.Pod.Status.PodIPs
 		}
 		return
@@ -167,7 +169,7 @@ func phase(in Input, st *v1.PodStatus) v1.PodPhase {
 	switch {
 	case started < all:
 		return v1.PodPending
-	case ended < all || !lifecycle.Final(in.Pod, in.Observed) && in.Pod.DeletionTimestamp == nil:
+	case ended < all || !lifecycle.Final(in.Pod, in.Observed, in.Known) && in.Pod.DeletionTimestamp == nil:
 		return v1.PodRunning
 	case failed > 0:
 		return v1.PodFailed
@@ -230,6 +232,9 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 		{Type: v1.ContainersReady, Status: status(all), Reason: allReason, Message: allMsg},
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue},
 	}...)
+	if c, resizing := resizing(in); resizing {
+		list = append(list, c)
+	}
 	for i := len(others); i < len(list); i++ {
 		list[i].ObservedGeneration = in.Pod.Generation
 		list[i].LastTransitionTime = metav1.Time{Time: in.Now.Truncate(time.Second)}
@@ -240,6 +245,27 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 		}
 	}
 	return list
+}
+
+// resizing is the condition of a pod with a running container that has other
+// resources than it should.
+func resizing(in Input) (v1.PodCondition, bool) {
+	c := v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue}
+	if in.ResizeError != "" {
+		c.Reason, c.Message = v1.PodReasonError, in.ResizeError
+	}
+	for _, list := range [][]v1.Container{in.Pod.Spec.InitContainers, in.Pod.Spec.Containers} {
+		for i := range list {
+			cur := in.Observed.Newest(list[i].Name)
+			if cur == nil || cur.State != runtime.StateRunning {
+				continue
+			}
+			if changed, _ := lifecycle.Resized(&list[i], in.Known[cur.ID].Applied); changed {
+				return c, true
+			}
+		}
+	}
+	return c, false
 }
 
 // foreign are the pod's conditions that others have set.

@@ -2,9 +2,11 @@ package store
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
@@ -16,6 +18,9 @@ import (
 type Amendment struct {
 	// Ephemeral are the containers for debugging.
 	Ephemeral []v1.EphemeralContainer `json:"ephemeralContainers,omitempty"`
+	// Resources are what containers and init containers have instead of what
+	// their manifest says, by name.
+	Resources map[string]v1.ResourceRequirements `json:"resources,omitempty"`
 	// Conditions are those that the agent does not compute itself.
 	Conditions []v1.PodCondition `json:"conditions,omitempty"`
 }
@@ -24,15 +29,31 @@ func (a *Amendment) clone() *Amendment {
 	if a == nil {
 		return &Amendment{}
 	}
-	return &Amendment{Ephemeral: slices.Clone(a.Ephemeral), Conditions: slices.Clone(a.Conditions)}
+	return &Amendment{Ephemeral: slices.Clone(a.Ephemeral), Resources: maps.Clone(a.Resources), Conditions: slices.Clone(a.Conditions)}
 }
 
 // spec is what the pod's spec is with the amendment.
 func (a *Amendment) spec(wanted v1.PodSpec) v1.PodSpec {
-	if a != nil && len(a.Ephemeral) > 0 {
+	if a == nil {
+		return wanted
+	}
+	if len(a.Ephemeral) > 0 {
 		wanted.EphemeralContainers = a.Ephemeral
 	}
+	if len(a.Resources) > 0 {
+		wanted.InitContainers, wanted.Containers = a.resized(wanted.InitContainers), a.resized(wanted.Containers)
+	}
 	return wanted
+}
+
+func (a *Amendment) resized(list []v1.Container) []v1.Container {
+	list = slices.Clone(list)
+	for i := range list {
+		if r, ok := a.Resources[list[i].Name]; ok {
+			list[i].Resources = r
+		}
+	}
+	return list
 }
 
 // status has the conditions of the amendment before those that were computed.
@@ -63,7 +84,8 @@ func (s *Store) Amend(key pod.Key, uid types.UID, resourceVersion string, change
 	next := *e
 	next.amended = e.amended.clone()
 	change(next.amended)
-	if len(next.amended.Ephemeral) != len(e.amended.clone().Ephemeral) {
+	if old := e.amended.clone(); len(next.amended.Ephemeral) != len(old.Ephemeral) ||
+		!apiequality.Semantic.DeepEqual(next.amended.Resources, old.Resources) {
 		next.generation++
 	}
 	if err := s.checkpoint(&next, nil); err != nil {

@@ -44,6 +44,14 @@ func lives() (out []Variant) {
 		`"activeDeadlineSeconds":0,`, `"activeDeadlineSeconds":1,`, `"activeDeadlineSeconds":2147483648,`, `"readinessGates":[{}],`, `"readinessGates":[null],`, `"readinessGates":[{"conditionType":"a"},{"conditionType":"a"}],`} {
 		pod("a pod's life", spec, ``, ``)
 	}
+	for _, p := range []string{`null`, `[]`, `[{}]`, `[{"resourceName":"cpu","restartPolicy":"NotRequired"}]`, `[{"resourceName":"memory","restartPolicy":"RestartContainer"}]`,
+		`[{"resourceName":"cpu","restartPolicy":"Never"},{"resourceName":"cpu","restartPolicy":"NotRequired"},{"resourceName":"disk","restartPolicy":"NotRequired"}]`} {
+		for _, never := range []string{``, `"restartPolicy":"Never",`} {
+			pod("a resize policy", never, `,"resizePolicy":`+p, ``)
+			pod("a resize policy of an init container", never, ``, `,"resizePolicy":`+p)
+			pod("a resize policy of a sidecar", never, ``, `,"restartPolicy":"Always","resizePolicy":`+p)
+		}
+	}
 	return out
 }
 
@@ -59,5 +67,6 @@ func lively(c Object) Object {
 	c["livenessProbe"] = Object{"tcpSocket": Object{"port": 81}, "terminationGracePeriodSeconds": 7}
 	c["startupProbe"] = Object{"exec": Object{"command": []any{"up"}}, "failureThreshold": 30}
 	c["lifecycle"] = Object{"postStart": Object{"exec": Object{"command": []any{"hello"}}}, "preStop": Object{"sleep": Object{"seconds": 3}}, "stopSignal": "SIGUSR1"}
+	c["resizePolicy"] = []any{Object{"resourceName": "cpu", "restartPolicy": "NotRequired"}}
 	return probed(c, 1, "exec", Object{"command": []any{"ready"}})
 }

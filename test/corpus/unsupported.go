@@ -90,7 +90,6 @@ func unsupportedContainer() []Unsupported {
 	out := []Unsupported{
 		field(c+"envFrom", `[{"configMapRef":{"name":"m"}}]`),
 		field(c+"env[0].valueFrom", `{"secretKeyRef":{"name":"s","key":"k"}}`),
-		field(c+"resizePolicy", `[{"resourceName":"cpu","restartPolicy":"NotRequired"}]`),
 		field(c+"readinessProbe.httpGet.protocol", `"HTTP1"`).beside(c+"readinessProbe.httpGet.port", `80`),
 		field(c+"readinessProbe.grpc.mode", `"Plaintext"`).beside(c+"readinessProbe.grpc.port", `80`),
 		field(c+"resources.claims", `[{"name":"r"}]`).with("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),

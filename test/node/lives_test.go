@@ -69,6 +69,7 @@ func TestLives(t *testing.T) {
 	t.Run("hooks", func(t *testing.T) { hooks(t, n, dir, volume, mounts) })
 	t.Run("rules", func(t *testing.T) { rules(t, n, volume, mounts) })
 	t.Run("amended", func(t *testing.T) { amended(t, n) })
+	t.Run("resized", func(t *testing.T) { resized(t, n) })
 	t.Run("deadline", func(t *testing.T) { deadline(t, n) })
 }
 
@@ -197,24 +198,8 @@ func rules(t *testing.T, n *testbed.Node, volume, mounts string) {
 func amended(t *testing.T, n *testbed.Node) {
 	n.WriteManifest("gated.yaml", manifest{name: "gated", spec: "readinessGates: [{conditionType: example.com/open}]\n"}.String())
 	n.WaitPods(long, all(testbed.Running("gated"), podReady("gated", false)))
-	patch := func(sub, body string) {
-		t.Helper()
-		req, err := http.NewRequest(http.MethodPatch, "http://agent/api/v1/namespaces/default/pods/gated/"+sub, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Content-Type", "application/strategic-merge-patch+json")
-		resp, err := n.API().Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if b, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
-			t.Fatalf("%s: %s", resp.Status, b)
-		}
-	}
-	patch("status", `{"status":{"conditions":[{"type":"example.com/open","status":"True"}]}}`)
-	patch("ephemeralcontainers", `{"spec":{"ephemeralContainers":[{"name":"debug","image":"busybox","imagePullPolicy":"IfNotPresent","targetContainerName":"main","command":["sleep","100000"]}]}}`)
+	patch(t, n, "gated", "status", `{"status":{"conditions":[{"type":"example.com/open","status":"True"}]}}`)
+	patch(t, n, "gated", "ephemeralcontainers", `{"spec":{"ephemeralContainers":[{"name":"debug","image":"busybox","imagePullPolicy":"IfNotPresent","targetContainerName":"main","command":["sleep","100000"]}]}}`)
 	debugging := func(pods testbed.Pods) error {
 		p, err := pods.Get("gated")
 		if err == nil && (len(p.Status.EphemeralContainerStatuses) != 1 || p.Status.EphemeralContainerStatuses[0].State.Running == nil) {
@@ -235,6 +220,73 @@ func amended(t *testing.T, n *testbed.Node) {
 	}
 	n.RemoveManifest("gated.yaml")
 	n.WaitPods(long, testbed.Gone("gated"))
+}
+
+// patch changes a pod, or what is below it, over the API.
+func patch(t *testing.T, n *testbed.Node, pod, sub, body string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPatch, "http://agent/api/v1/namespaces/default/pods/"+pod+"/"+sub, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/strategic-merge-patch+json")
+	resp, err := n.API().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s", resp.Status, b)
+	}
+}
+
+// resized: the processes of a container have other limits and notice nothing,
+// whichever agent is there; a container that wants it so is restarted.
+func resized(t *testing.T, n *testbed.Node) {
+	const small = "resources: {requests: {cpu: 100m, memory: 16Mi}, limits: {cpu: 200m, memory: 32Mi}}\n"
+	n.WriteManifest("sized.yaml", manifest{name: "sized", container: small}.String())
+	n.WriteManifest("again.yaml", manifest{name: "again", container: small + "resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]\n"}.String())
+	n.WaitPods(long, testbed.Running("sized", "again"))
+	id := runningID(t, n, "sized", "main")
+	limits := func(pod, memory string) func(testbed.Pods) error {
+		return func(pods testbed.Pods) error {
+			p, err := pods.Get(pod)
+			if err != nil {
+				return err
+			}
+			if len(p.Status.ContainerStatuses) == 0 || p.Status.ContainerStatuses[0].Resources == nil || p.Status.ContainerStatuses[0].Resources.Limits.Memory().String() != memory {
+				return fmt.Errorf("%s: %+v", pod, p.Status.ContainerStatuses)
+			}
+			return nil
+		}
+	}
+	kernel := func(pod, memory, cpu string) {
+		t.Helper()
+		const script = `cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max; cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d" " -f1 /sys/fs/cgroup/cpu.max`
+		if got := strings.Fields(sh(t, n, pod, script)); len(got) != 2 || got[0] != memory || got[1] != cpu {
+			t.Errorf("%s: the kernel has %q, want %s and %s", pod, got, memory, cpu)
+		}
+	}
+	kernel("sized", "33554432", "20000")
+	for _, to := range []struct{ memory, cpu, bytes, quota string }{{"64Mi", "400m", "67108864", "40000"}, {"24Mi", "100m", "25165824", "10000"}} {
+		body := `{"spec":{"containers":[{"name":"main","resources":{"requests":{"cpu":"100m","memory":"16Mi"},"limits":{"memory":"` + to.memory + `","cpu":"` + to.cpu + `"}}}]}}`
+		patch(t, n, "sized", "resize", body)
+		n.WaitPods(long, limits("sized", to.memory))
+		kernel("sized", to.bytes, to.quota)
+	}
+	n.KillAgent()
+	n.StartAgent()
+	n.WaitPods(long, all(testbed.Running("sized", "again"), limits("sized", "24Mi")))
+	kernel("sized", "25165824", "10000")
+	if now := runningID(t, n, "sized", "main"); now != id {
+		t.Errorf("started again: %s, %s", id, now)
+	}
+	patch(t, n, "again", "resize", `{"spec":{"containers":[{"name":"main","resources":{"limits":{"memory":"48Mi"}}}]}}`)
+	n.WaitPods(long, all(restarts("again", 1), limits("again", "48Mi")))
+	kernel("again", "50331648", "20000")
+	n.RemoveManifest("sized.yaml")
+	n.RemoveManifest("again.yaml")
+	n.WaitPods(long, testbed.Gone("sized", "again"))
 }
 
 // podReady is a condition: the pod is Ready or not.

@@ -11,8 +11,9 @@ import (
 )
 
 // Final says that the pod's containers have all had their last run: nothing
-// will be started again under its restart policy. Sidecars do not count.
-func Final(p *v1.Pod, o runtime.Pod) bool {
+// will be started again under its restart policy, or to have other resources.
+// Sidecars do not count.
+func Final(p *v1.Pod, o runtime.Pod, known map[string]Known) bool {
 	if InitFailed(p, o) {
 		return !mainAlive(p, o)
 	}
@@ -20,6 +21,9 @@ func Final(p *v1.Pod, o runtime.Pod) bool {
 		spec := &p.Spec.Containers[i]
 		c := o.Newest(spec.Name)
 		if c == nil || c.State != runtime.StateExited || Restarts(p, spec, c) || stale(p, o, c) {
+			return false
+		}
+		if _, again := Resized(spec, known[c.ID].Applied); again {
 			return false
 		}
 	}
@@ -118,7 +122,7 @@ func activeUntil(p *v1.Pod, accepted time.Time) (at time.Time, limited bool) {
 // activeDeadlineSeconds, and had not come to its own end by then.
 func Expired(p *v1.Pod, o runtime.Pod, accepted, now time.Time) bool {
 	at, limited := activeUntil(p, accepted)
-	return limited && !now.Before(at) && !(Final(p, o) && !lastEnd(p, o).After(at))
+	return limited && !now.Before(at) && !(Final(p, o, nil) && !lastEnd(p, o).After(at))
 }
 
 // lastEnd is when the last container that is no sidecar ended; zero when none has.

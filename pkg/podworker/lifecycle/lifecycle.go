@@ -50,6 +50,8 @@ type Known struct {
 	Started, Ready bool
 	// Stopping: its preStop hook has begun.
 	Stopping bool
+	// Applied is what resources it was last given; nil: those of its spec.
+	Applied *v1.ResourceRequirements
 	// Failed is why it has to be ended; empty when it has not.
 	Failed Failure
 }
@@ -85,6 +87,8 @@ const (
 	// RunPreStop runs the preStop hook of container ID ahead of its turn to be
 	// killed, in the background.
 	RunPreStop Kind = "RunPreStop"
+	// ResizeContainer gives the running container ID the resources of its spec.
+	ResizeContainer Kind = "ResizeContainer"
 	// KillContainer stops container ID by Deadline, after its preStop hook, in the
 	// background.
 	KillContainer Kind = "KillContainer"
@@ -151,7 +155,7 @@ func Next(in Input) Plan {
 	if in.Pod.DeletionTimestamp != nil {
 		return terminate(in)
 	}
-	if in.End || Final(in.Pod, in.Observed) || Expired(in.Pod, in.Observed, in.Accepted, in.Now) {
+	if in.End || Final(in.Pod, in.Observed, in.Known) || Expired(in.Pod, in.Observed, in.Accepted, in.Now) {
 		return windDown(in)
 	}
 	plan := run(in)

@@ -94,7 +94,12 @@ func killUnwanted(in Input, sandbox *runtime.Sandbox, plan *Plan) bool {
 				message += ", will be restarted"
 			}
 			grace = probeGrace(spec, failed, grace)
+		case restartsToResize(in, spec, c):
+			message = described(init, c.Name) + " resize requires restart"
 		default:
+			if changed, _ := Resized(spec, in.Known[c.ID].Applied); changed {
+				plan.add(Action{Kind: ResizeContainer, Container: c.Name, ID: c.ID})
+			}
 			continue
 		}
 		if _, busy := in.Killing[c.ID]; !busy {
@@ -135,6 +140,34 @@ func probeGrace(spec *v1.Container, failed Failure, pods time.Duration) time.Dur
 // another agent carry no such note and count as unchanged.
 func imageChanged(spec *v1.Container, c *runtime.Container) bool {
 	return c.SpecImage != "" && c.SpecImage != spec.Image
+}
+
+// Resized says that a container was given other resources than its spec has now,
+// and that it has to be restarted to have these.
+func Resized(spec *v1.Container, applied *v1.ResourceRequirements) (changed, restart bool) {
+	if applied == nil {
+		return false, false
+	}
+	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+		if same(spec.Resources.Requests, applied.Requests, name) && same(spec.Resources.Limits, applied.Limits, name) {
+			continue
+		}
+		changed = true
+		for _, r := range spec.ResizePolicy {
+			restart = restart || r.ResourceName == name && r.RestartPolicy == v1.RestartContainer
+		}
+	}
+	return changed, restart
+}
+
+func same(a, b v1.ResourceList, name v1.ResourceName) bool {
+	x, y := a[name], b[name]
+	return x.Cmp(y) == 0
+}
+
+func restartsToResize(in Input, spec *v1.Container, c *runtime.Container) bool {
+	_, restart := Resized(spec, in.Known[c.ID].Applied)
+	return restart
 }
 
 // current is the newest container of a name, if it is of this sandbox and not
@@ -232,7 +265,7 @@ func step(in Input, sandbox *runtime.Sandbox, spec *v1.Container, init bool, pla
 		create.Attempt, create.Level = c.Attempt, in.Backoff.level(c)
 	default:
 		create.Attempt = c.Attempt + 1
-		if imageChanged(spec, c) {
+		if imageChanged(spec, c) || restartsToResize(in, spec, c) {
 			break
 		}
 		reset := stale(in.Pod, in.Observed, c)
