@@ -36,7 +36,7 @@ deps-test:
 containerd2: go deps-test
 	@hack/build-containerd2.sh
 kubernetes: go deps-test
-	@hack/build-kubernetes.sh kube-apiserver
+	@hack/build-kubernetes.sh kube-apiserver kubectl
 
 .PHONY: build
 build: go ## one static binary, bin/nodeagent

@@ -22,6 +22,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/events"
 	"github.com/nodeagent/nodeagent/pkg/journal"
 	"github.com/nodeagent/nodeagent/pkg/metrics"
+	nodeapi "github.com/nodeagent/nodeagent/pkg/node"
 	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/proxy"
 	"github.com/nodeagent/nodeagent/pkg/proxy/healthcheck"
@@ -120,7 +121,8 @@ type agent struct {
 	// idle is set while no runtime is needed.
 	idle atomic.Bool
 	// up is set once the agent is ready for the first time.
-	up atomic.Bool
+	up         atomic.Bool
+	nodeObject *nodeapi.Keeper
 	// seen is what Info and the health paths answer from.
 	seen atomic.Pointer[conditions]
 	// reload carries requests over the API; the answer is sent back.
@@ -135,9 +137,10 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 		return nil, err
 	}
 	a := &agent{cfg: cfg, o: o, log: log, instance: name, started: time.Now(), reload: make(chan chan error)}
-	a.seen.Store(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
 	a.metrics = metrics.New(metrics.Build{Version: o.Build.Version, Revision: o.Build.Commit, NodeName: cfg.NodeName})
 	revisions := journal.NewCounter(time.Now())
+	a.nodeObject = nodeapi.NewKeeper(revisions, time.Now)
+	a.see(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
 	a.events = events.New(events.Options{NodeName: cfg.NodeName, Revisions: revisions, Clock: time.Now})
 	if a.store, err = a.openStore(revisions); err != nil {
 		return nil, err

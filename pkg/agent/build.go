@@ -106,7 +106,7 @@ func (a *agent) newServer() (*server.Server, error) {
 	return server.New(server.Options{
 		Log: a.log, Metrics: a.metrics, Socket: filepath.Join(a.cfg.RunDir, socketName), Health: health, TCP: a.apiOverTCP(),
 		NodeName: a.cfg.NodeName, Version: a.o.Build.Version, PodLogDir: a.cfg.PodLogDir,
-		Pods: a.store, Push: a.push, Amend: a.store, Resources: a.store, PushResources: a.push, Events: a.events, Streams: streams{a}, Node: a, Images: imageAPI{a},
+		Pods: a.store, Push: a.push, Amend: a.store, Resources: a.store, PushResources: a.push, Events: a.events, Streams: streams{a}, Node: a, NodeObject: a.nodeObject, Images: imageAPI{a},
 		Checks: slices.Concat(a.proxyCheck(), a.clusterChecks()),
 	})
 }

@@ -117,7 +117,7 @@ func (a *agent) look(ctx context.Context, n *node) {
 			now.network = api.Network{Name: net.Name, Plugin: strings.Join(net.Plugins, ","), File: net.File}
 		}
 	}
-	a.seen.Store(now)
+	a.see(now)
 	runtimeBack := a.changed("Runtime", old.runtimeReason, now.runtimeReason)
 	networkBack := a.changed("Network", old.networkReason, now.networkReason)
 	if runtimeBack || networkBack {

@@ -53,7 +53,7 @@ func (a *agent) awaitPods(ctx context.Context) error {
 	for len(a.store.Records()) == 0 {
 		if !a.idle.Swap(true) {
 			a.log.Info("no pods: the container runtime is left alone")
-			a.seen.Store(&conditions{runtime: runtime.Info{Name: "none", Reason: "there are no pods"}})
+			a.see(&conditions{runtime: runtime.Info{Name: "none", Reason: "there are no pods"}})
 		}
 		select {
 		case <-ctx.Done():
@@ -62,7 +62,7 @@ func (a *agent) awaitPods(ctx context.Context) error {
 		}
 	}
 	if a.idle.Swap(false) {
-		a.seen.Store(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
+		a.see(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
 	}
 	return nil
 }
@@ -109,7 +109,7 @@ func (a *agent) connect(ctx context.Context, g *errgroup.Group) (*runtime.Client
 			last = err.Error()
 			a.log.Error("the container runtime does not answer; pods that run are not affected; will keep trying", "err", err)
 			a.nodeEvent(v1.EventTypeWarning, "RuntimeNotReady", last)
-			a.seen.Store(&conditions{runtimeReason: last, networkReason: "unknown while the runtime does not answer"})
+			a.see(&conditions{runtimeReason: last, networkReason: "unknown while the runtime does not answer"})
 		}
 		select {
 		case <-ctx.Done():

@@ -12,12 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
-)
-
-// kubeVersion is the Kubernetes whose API this one agrees with.
-const (
-	kubeMajor = "1"
-	kubeMinor = "37"
+	nodeapi "github.com/nodeagent/nodeagent/pkg/node"
 )
 
 // discovery answers what is served, so that clients such as kubectl find their
@@ -32,7 +27,7 @@ func (s *Server) discovery(w http.ResponseWriter, r *http.Request, path string) 
 	switch path {
 	case "version":
 		v = version.Info{
-			Major: kubeMajor, Minor: kubeMinor, GitVersion: s.gitVersion(),
+			Major: nodeapi.Major, Minor: nodeapi.Minor, GitVersion: s.gitVersion(),
 			GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		}
 	case "api":
@@ -169,10 +164,7 @@ func (v *view) discovered() apidiscovery.APIResourceDiscovery {
 	return r
 }
 
-// gitVersion has Kubernetes' form, as clients parse it.
-func (s *Server) gitVersion() string {
-	return "v" + kubeMajor + "." + kubeMinor + ".0+nodeagent-" + strings.TrimPrefix(s.o.Version, "v")
-}
+func (s *Server) gitVersion() string { return nodeapi.Version(s.o.Version) }
 
 func onlyGet(r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -31,6 +31,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/journal"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/metrics"
+	nodeapi "github.com/nodeagent/nodeagent/pkg/node"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/server/api"
@@ -146,6 +147,7 @@ type fixture struct {
 	store  *store.Store
 	node   *node
 	events *events.Recorder
+	self   *nodeapi.Keeper
 	logs   string
 
 	rivals atomic.Int32 // updates that somebody else comes before
@@ -190,10 +192,12 @@ func newFixture(t testing.TB, edit func(*Options)) *fixture {
 		sources:  []api.Source{{Name: "file", Target: "/etc/manifests", Tried: true, Synced: true}},
 		observed: map[types.UID]runtime.Pod{},
 	}}
+	f.self = nodeapi.NewKeeper(counter, clock)
+	f.self.Set(nodeapi.Facts{Name: nodeName, Labels: map[string]string{"node-role.kubernetes.io/edge": ""}, Addresses: []string{"192.0.2.7"}, CPUs: 2, Memory: 1 << 30, Created: epoch}.Object())
 	f.events = events.New(events.Options{NodeName: nodeName, Revisions: counter, Clock: clock})
 	o := Options{
 		Log: quiet, Metrics: metrics.New(metrics.Build{}), NodeName: nodeName, Version: "v0.1",
-		PodLogDir: f.logs, Pods: st, Push: contested{accepted, f}, Amend: st, Resources: st, PushResources: accepted, Events: f.events, Streams: f.node, Node: f.node, Images: f.node,
+		PodLogDir: f.logs, Pods: st, Push: contested{accepted, f}, Amend: st, Resources: st, PushResources: accepted, Events: f.events, Streams: f.node, Node: f.node, NodeObject: f.self, Images: f.node,
 	}
 	if edit != nil {
 		edit(&o)

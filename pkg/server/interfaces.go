@@ -91,6 +91,14 @@ type Node interface {
 	Reload(ctx context.Context) error
 }
 
+// NodeObject is the node as Kubernetes describes one.
+type NodeObject interface {
+	// Node is the object, which nobody changes, and the revision it is of.
+	Node() (*v1.Node, uint64)
+	// WatchNode is as Pods.Watch.
+	WatchNode(ctx context.Context, since uint64) (<-chan *v1.Node, error)
+}
+
 // Images is the node's images.
 type Images interface {
 	// Images lists what is there and what is being pulled.

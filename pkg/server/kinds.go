@@ -17,11 +17,12 @@ type servedKind struct{ manifest.Kind }
 var (
 	podKind   = servedKind{manifest.Kind{APIVersion: "v1", Name: "Pod", Resource: "pods", Namespaced: true}}
 	eventKind = servedKind{manifest.Kind{APIVersion: "v1", Name: "Event", Resource: "events", Namespaced: true}}
+	nodeKind  = servedKind{manifest.Kind{APIVersion: "v1", Name: "Node", Resource: "nodes"}}
 )
 
 // kindNamed is the kind of a resource's name in paths.
 func kindNamed(resource string) servedKind {
-	for _, k := range []servedKind{podKind, eventKind} {
+	for _, k := range []servedKind{podKind, eventKind, nodeKind} {
 		if resource == k.Resource {
 			return k
 		}
@@ -78,6 +79,10 @@ func (s *Server) makeViews() []*view {
 		{
 			servedKind: eventKind, reader: eventReader{s.o.Events}, fields: eventFields,
 			columns: eventColumns(), row: tables.event,
+		},
+		{
+			servedKind: nodeKind, reader: nodeReader{s.o.NodeObject}, fields: nodeFields,
+			columns: nodeColumns(), row: tables.node,
 		},
 	}
 	for _, k := range manifest.Kinds() {

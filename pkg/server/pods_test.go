@@ -321,7 +321,9 @@ func TestPaths(t *testing.T) {
 	}{
 		{"GET", "/", 404, metav1.StatusReasonNotFound},
 		{"GET", "/api/v2", 404, metav1.StatusReasonNotFound},
-		{"GET", "/api/v1/nodes", 404, metav1.StatusReasonNotFound},
+		{"GET", "/api/v1/replicationcontrollers", 404, metav1.StatusReasonNotFound},
+		{"DELETE", "/api/v1/nodes/node-1", 405, metav1.StatusReasonMethodNotAllowed},
+		{"GET", "/api/v1/namespaces/default/nodes", 404, metav1.StatusReasonNotFound},
 		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", 404, metav1.StatusReasonNotFound},
 		{"GET", "/api/v1/namespaces/default", 404, metav1.StatusReasonNotFound},
 		{"GET", "/api/v1/namespaces//pods", 404, metav1.StatusReasonNotFound},

@@ -34,6 +34,8 @@ func (k servedKind) empty() manifest.Resource {
 		o = &v1.Pod{}
 	case eventKind.Name:
 		o = &v1.Event{}
+	case nodeKind.Name:
+		o = &v1.Node{}
 	default:
 		return manifest.New(k.Name)
 	}

@@ -99,6 +99,11 @@ func podFields(o metav1.Object) fields.Set {
 	}
 }
 
+// nodeFields are the fields that kube-apiserver lets clients select Nodes by.
+func nodeFields(o metav1.Object) fields.Set {
+	return fields.Set{"metadata.name": o.GetName(), "spec.unschedulable": "false"}
+}
+
 // eventFields are the fields that kube-apiserver lets clients select Events by.
 func eventFields(o metav1.Object) fields.Set {
 	e := o.(*v1.Event)

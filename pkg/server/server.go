@@ -60,7 +60,7 @@ type TCP struct {
 }
 
 // Options is everything a Server needs. Log, Pods, Push, Resources, PushResources,
-// Events, Streams, Node and Images are required.
+// Events, Streams, Node, NodeObject and Images are required.
 type Options struct {
 	Log     *slog.Logger
 	Metrics *metrics.Metrics // may be nil
@@ -87,6 +87,7 @@ type Options struct {
 	Events        Events
 	Streams       Streams
 	Node          Node
+	NodeObject    NodeObject
 	Images        Images
 	// Checks are added to the health paths.
 	Checks []Check
@@ -123,7 +124,7 @@ type Server struct {
 // New checks the options and reads the token and the certificate; it starts
 // nothing.
 func New(o Options) (*Server, error) {
-	if o.Log == nil || o.Pods == nil || o.Push == nil || o.Resources == nil || o.PushResources == nil || o.Events == nil || o.Streams == nil || o.Node == nil || o.Images == nil {
+	if o.Log == nil || o.Pods == nil || o.Push == nil || o.Resources == nil || o.PushResources == nil || o.Events == nil || o.Streams == nil || o.Node == nil || o.NodeObject == nil || o.Images == nil {
 		return nil, errors.New("server: an option that is required is missing")
 	}
 	o.defaults()

@@ -2,7 +2,9 @@ package server
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,6 +132,50 @@ func (t tables) resource(o manifest.Resource) metav1.TableRow {
 		cells = append(cells, c)
 	}
 	return metav1.TableRow{Cells: cells, Object: t.object(o)}
+}
+
+func nodeColumns() []metav1.TableColumnDefinition {
+	return []metav1.TableColumnDefinition{
+		column("Name", "name", 0), column("Status", "", 0), column("Roles", "", 0), column("Age", "", 0), column("Version", "", 0),
+		column("Internal-IP", "", 1), column("External-IP", "", 1), column("OS-Image", "", 1), column("Kernel-Version", "", 1),
+		column("Container-Runtime", "", 1),
+	}
+}
+
+func (t tables) node(o manifest.Resource) metav1.TableRow {
+	n := o.(*v1.Node)
+	status, internal := "NotReady", ""
+	for _, c := range n.Status.Conditions {
+		if c.Type == v1.NodeReady && c.Status == v1.ConditionTrue {
+			status = "Ready"
+		}
+	}
+	for _, a := range n.Status.Addresses {
+		if a.Type == v1.NodeInternalIP && internal == "" {
+			internal = a.Address
+		}
+	}
+	var roles []string
+	for _, label := range slices.Sorted(maps.Keys(n.Labels)) {
+		if role, found := strings.CutPrefix(label, "node-role.kubernetes.io/"); found && role != "" {
+			roles = append(roles, role)
+		}
+	}
+	i := n.Status.NodeInfo
+	return metav1.TableRow{
+		Cells: []any{
+			n.Name, status, orNone(strings.Join(roles, ",")), t.age(n.CreationTimestamp.Time), i.KubeletVersion,
+			orNone(internal), "<none>", orUnknown(i.OSImage), orUnknown(i.KernelVersion), orUnknown(i.ContainerRuntimeVersion),
+		},
+		Object: t.object(n),
+	}
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "<unknown>"
+	}
+	return s
 }
 
 func orNone(s string) string {

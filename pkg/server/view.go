@@ -221,6 +221,26 @@ func (e eventReader) watch(ctx context.Context, since uint64) (<-chan change, er
 	})
 }
 
+// nodeReader is the one node there is.
+type nodeReader struct{ node NodeObject }
+
+func (n nodeReader) list() ([]record, uint64) {
+	node, revision := n.node.Node()
+	return []record{{object: node}}, revision
+}
+
+func (n nodeReader) get(key pod.Key) (record, bool) {
+	node, _ := n.node.Node()
+	return record{object: node}, node.Name == key.Name
+}
+
+func (n nodeReader) watch(ctx context.Context, since uint64) (<-chan change, error) {
+	in, err := n.node.WatchNode(ctx, since)
+	return mapped(ctx, in, err, func(node *v1.Node) (change, bool) {
+		return change{store.Modified, node, revisionOf(node)}, true
+	})
+}
+
 // shownEvent is the event as clients see it, with its type.
 func shownEvent(e *v1.Event) *v1.Event {
 	c := *e

@@ -1,0 +1,151 @@
+// Package node is the Node object that clients of the API see of the one node
+// there is: made of what the agent knows, and read only.
+package node
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodeagent/nodeagent/pkg/journal"
+)
+
+const (
+	// history is how many changes a watch may lag behind.
+	history = 64
+	// heartbeat is how old lastHeartbeatTime gets when nothing else changes, as
+	// with kubelet's reports.
+	heartbeat = 5 * time.Minute
+	// maxPods is what kubelet says when nobody sets it; nothing enforces it.
+	maxPods = 110
+)
+
+// Facts are what a Node object is made of.
+type Facts struct {
+	Name      string
+	UID       types.UID
+	Labels    map[string]string
+	Created   time.Time
+	Addresses []string // IPs of the node
+	PodCIDRs  []string
+	CPUs      int
+	Memory    int64  // bytes
+	Disk      uint64 // bytes of the file system that pods write to
+	System    v1.NodeSystemInfo
+	Handlers  []string // of the runtime
+	// NotReady says why pods cannot run; empty: they can.
+	NotReady string
+}
+
+// Object is the Node object, without its conditions' times.
+func (f Facts) Object() *v1.Node {
+	n := &v1.Node{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+		ObjectMeta: metav1.ObjectMeta{Name: f.Name, UID: f.UID, Labels: f.Labels, CreationTimestamp: metav1.NewTime(f.Created)},
+		Spec:       v1.NodeSpec{PodCIDRs: f.PodCIDRs},
+		Status:     v1.NodeStatus{NodeInfo: f.System},
+	}
+	if len(f.PodCIDRs) > 0 {
+		n.Spec.PodCIDR = f.PodCIDRs[0]
+	}
+	for _, a := range f.Addresses {
+		n.Status.Addresses = append(n.Status.Addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: a})
+	}
+	n.Status.Addresses = append(n.Status.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: f.Name})
+	n.Status.Capacity = v1.ResourceList{
+		v1.ResourceCPU:              *resource.NewQuantity(int64(f.CPUs), resource.DecimalSI),
+		v1.ResourceMemory:           *resource.NewQuantity(f.Memory, resource.BinarySI),
+		v1.ResourceEphemeralStorage: *resource.NewQuantity(int64(f.Disk), resource.BinarySI),
+		v1.ResourcePods:             *resource.NewQuantity(maxPods, resource.DecimalSI),
+	}
+	n.Status.Allocatable = n.Status.Capacity.DeepCopy()
+	for _, h := range f.Handlers {
+		n.Status.RuntimeHandlers = append(n.Status.RuntimeHandlers, v1.NodeRuntimeHandler{Name: h})
+	}
+	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "KubeletReady", Message: "nodeagent runs pods"}
+	if f.NotReady != "" {
+		ready = v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionFalse, Reason: "KubeletNotReady", Message: f.NotReady}
+	}
+	n.Status.Conditions = []v1.NodeCondition{ready}
+	return n
+}
+
+// Keeper holds the current Node object and its recent changes. Its methods may
+// be called from any goroutine.
+type Keeper struct {
+	now     func() time.Time
+	counter *journal.Counter
+	journal *journal.Journal[*v1.Node]
+
+	mu   sync.Mutex
+	node *v1.Node
+}
+
+// NewKeeper is a keeper without a node yet; revisions are those of the store.
+func NewKeeper(counter *journal.Counter, now func() time.Time) *Keeper {
+	return &Keeper{now: now, counter: counter, journal: journal.New[*v1.Node](counter, history)}
+}
+
+// Set makes n the Node, unless that is what it is already. The keeper owns n
+// from then on.
+func (k *Keeper) Set(n *v1.Node) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := metav1.NewTime(k.now())
+	for i := range n.Status.Conditions {
+		c := &n.Status.Conditions[i]
+		c.LastHeartbeatTime, c.LastTransitionTime = now, now
+		if old := k.condition(c.Type); old != nil {
+			if old.Status == c.Status {
+				c.LastTransitionTime = old.LastTransitionTime
+			}
+			if now.Sub(old.LastHeartbeatTime.Time) < heartbeat {
+				c.LastHeartbeatTime = old.LastHeartbeatTime
+			}
+		}
+	}
+	if k.node != nil {
+		n.ResourceVersion = k.node.ResourceVersion
+		if apiequality.Semantic.DeepEqual(k.node, n) {
+			return
+		}
+	}
+	revision := k.counter.Next()
+	n.ResourceVersion = strconv.FormatUint(revision, 10)
+	k.node = n
+	k.journal.Append(revision, n)
+}
+
+// condition is a condition of the current node; k.mu is held.
+func (k *Keeper) condition(t v1.NodeConditionType) *v1.NodeCondition {
+	if k.node == nil {
+		return nil
+	}
+	i := slices.IndexFunc(k.node.Status.Conditions, func(c v1.NodeCondition) bool { return c.Type == t })
+	if i < 0 {
+		return nil
+	}
+	return &k.node.Status.Conditions[i]
+}
+
+// Node is the current object, which nobody changes, and the revision of the
+// whole API.
+func (k *Keeper) Node() (*v1.Node, uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.node, k.counter.Current()
+}
+
+// WatchNode delivers what the node becomes after revision since, until ctx ends
+// or the reader falls behind; then the channel is closed.
+func (k *Keeper) WatchNode(ctx context.Context, since uint64) (<-chan *v1.Node, error) {
+	return k.journal.Follow(ctx, since, nil)
+}

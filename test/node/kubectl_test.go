@@ -1,0 +1,243 @@
+package node
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/nodeagent/nodeagent/internal/testbed"
+)
+
+// kubectl runs the real program inside a node, with the kubeconfig that the agent
+// wrote.
+type kubectl struct {
+	*testbed.Node
+	t          *testing.T
+	program    string
+	kubeconfig string
+}
+
+func newKubectl(t *testing.T, n *testbed.Node) kubectl {
+	t.Helper()
+	program, err := testbed.KubernetesProgram("kubectl")
+	if err != nil {
+		if testbed.Strict() {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	k := kubectl{n, t, program, n.Path("kubeconfig")}
+	if out, err := n.CLI("kubeconfig", "--config", n.ConfigFile(), "--output", k.kubeconfig); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return k
+}
+
+func (k kubectl) command(args ...string) *exec.Cmd {
+	cmd := k.Command(k.program, args...)
+	cmd.Env = append(cmd.Env, "KUBECONFIG="+k.kubeconfig, "HOME="+k.Path("home"), "KUBE_EDITOR=sed -i s/before/after/")
+	return cmd
+}
+
+// try runs kubectl with a standard input and returns what it said, in order.
+func (k kubectl) try(input string, args ...string) (string, error) {
+	cmd := k.command(args...)
+	cmd.Stdin = strings.NewReader(input)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	return out.String(), err
+}
+
+// run is try for what must work; what it says must hold each of want.
+func (k kubectl) run(t *testing.T, input string, command string, want ...string) string {
+	t.Helper()
+	out, err := k.try(input, fields(command)...)
+	if err != nil {
+		t.Errorf("kubectl %s: %v: %s", command, err, out)
+	}
+	for _, w := range want {
+		if !strings.Contains(out, w) {
+			t.Errorf("kubectl %s: %q is not in:\n%s", command, w, out)
+		}
+	}
+	return out
+}
+
+// refused is run for what must not work.
+func (k kubectl) refused(t *testing.T, input string, command string, want ...string) {
+	t.Helper()
+	out, err := k.try(input, fields(command)...)
+	var exit *exec.ExitError
+	if err == nil || !errors.As(err, &exit) {
+		t.Errorf("kubectl %s: %v: %s", command, err, out)
+	}
+	for _, w := range want {
+		if !strings.Contains(out, w) {
+			t.Errorf("kubectl %s: %q is not in:\n%s", command, w, out)
+		}
+	}
+}
+
+// fields splits a command line; what stands between single quotes is one word.
+func fields(command string) (out []string) {
+	for i, part := range strings.Split(command, "'") {
+		if i%2 == 1 {
+			out = append(out, part)
+			continue
+		}
+		out = append(out, strings.Fields(part)...)
+	}
+	return out
+}
+
+const kubectlWeb = `apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  labels: {app: web}
+  annotations: {note: before}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [/bin/sh, -c, "echo hello; mkdir -p /www; echo page > /www/index.html; exec httpd -f -p 8080 -h /www"]
+    ports: [{containerPort: 8080, name: http}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, labels: {app: web}}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+`
+
+// TestKubectl goes through what people do with kubectl, with the real one.
+func TestKubectl(t *testing.T) {
+	n := started(t)
+	k := newKubectl(t, n)
+	n.WriteManifest("file.yaml", manifest{name: "from-file"}.String())
+	k.run(t, kubectlWeb, "apply -f -", "pod/web created", "service/web created")
+	k.run(t, "", "wait --for=condition=Ready pod/web pod/from-file --timeout=90s", "pod/web condition met")
+
+	t.Run("look", func(t *testing.T) { k.look(t) })
+	t.Run("change", func(t *testing.T) { k.change(t) })
+	t.Run("connect", func(t *testing.T) { k.connect(t) })
+	t.Run("make", func(t *testing.T) { k.make(t) })
+	t.Run("serverSide", func(t *testing.T) { k.serverSide(t) })
+}
+
+func (k kubectl) look(t *testing.T) {
+	k.run(t, "", "version", "Server Version: v1.37.0+nodeagent")
+	k.run(t, "", "cluster-info", "is running at https://127.0.0.1:10247")
+	k.run(t, "", "api-versions", "v1", "discovery.k8s.io/v1")
+	resources := k.run(t, "", "api-resources", "pods", "services", "endpointslices", "nodes", "events")
+	if strings.Contains(resources, "deployments") {
+		t.Errorf("what is not served is listed:\n%s", resources)
+	}
+	k.refused(t, "", "get deployments", `the server doesn't have a resource type "deployments"`)
+	k.run(t, "", "get pods", "NAME", "web", "1/1", "Running", "from-file")
+	k.run(t, "", "get pods -o wide -A", "NAMESPACE", "NODE", "default")
+	k.run(t, "", "get pods -l app=web -o name", "pod/web")
+	k.run(t, "", "get pod web -o yaml", "kind: Pod", "podIP:")
+	k.run(t, "", "get pods,services -o json", `"kind": "List"`)
+	k.run(t, "", "get pods --chunk-size=1 -o custom-columns=N:.metadata.name", "N\n", "from-file\nweb")
+	k.run(t, "", "get pods --field-selector=metadata.name=web --no-headers", "web")
+	k.run(t, "", "get all", "pod/web", "service/web")
+	k.run(t, "", "get endpointslices", "web-")
+	k.run(t, "", "get events", "Started")
+	k.run(t, "", "events --for pod/web", "Started")
+	k.run(t, "", "get nodes -o wide", "Ready", "containerd://")
+	k.run(t, "", "describe node", "Capacity:", "web", "KubeletReady")
+	k.run(t, "", "describe pod web", "Container ID:", "Started", "QoS Class:")
+	k.run(t, "", "describe service web", "Endpoints:")
+	k.run(t, "", "explain pod.spec.containers.image", "FIELD: image <string>")
+	k.run(t, "", "explain service --recursive", "clusterIPs")
+	k.run(t, "", "logs web", "hello")
+	k.run(t, "", "logs -l app=web --all-containers --prefix --timestamps --tail=1", "[pod/web/main]")
+	k.refused(t, "", "delete pod from-file", "Forbidden", "file.yaml")
+	k.refused(t, "", "label pod from-file x=y", "Forbidden", "file.yaml")
+}
+
+func (k kubectl) change(t *testing.T) {
+	k.run(t, "", "label pod web tier=front", "pod/web labeled")
+	k.run(t, "", "annotate pod web more=yes", "pod/web annotated")
+	k.run(t, "", "edit pod web", "pod/web edited")
+	k.run(t, "", "get pod web -o 'jsonpath={.metadata.annotations.note}'", "after")
+	k.run(t, "", `patch pod web -p '{"metadata":{"labels":{"a":"1"}}}'`, "patched")
+	k.run(t, "", `patch pod web --type=merge -p '{"metadata":{"labels":{"a":null}}}'`, "patched")
+	k.run(t, "", `patch pod web --type=json -p '[{"op":"add","path":"/metadata/labels/b","value":"2"}]'`, "patched")
+	if labels := k.run(t, "", "get pod web -o 'jsonpath={.metadata.labels}'", `"b":"2"`, `"tier":"front"`); strings.Contains(labels, `"a"`) {
+		t.Errorf("a label is still there: %s", labels)
+	}
+	k.run(t, "", "label pod web b-", "unlabeled")
+	k.run(t, kubectlWeb, "apply -f - --dry-run=client", "dry run")
+	k.run(t, kubectlWeb, "apply -f - --dry-run=server", "server dry run")
+	k.run(t, kubectlWeb, "apply -f -", "pod/web configured", "service/web unchanged")
+	out, err := k.try(strings.Replace(kubectlWeb, "app: web}\n  annotations", "app: web, new: label}\n  annotations", 1), "diff", "-f", "-")
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(out, "+    new: label") {
+		t.Errorf("diff: %v: %s", err, out)
+	}
+	k.run(t, kubectlWeb, "replace -f -", "pod/web replaced", "service/web replaced")
+	k.refused(t, strings.ReplaceAll(kubectlWeb, "containerPort", "kontainerPort"), "apply -f -", "unknown field")
+	k.refused(t, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n", "apply -f -", `no matches for kind "Deployment"`)
+}
+
+func (k kubectl) connect(t *testing.T) {
+	k.run(t, "", "exec web -- echo through exec", "through exec")
+	k.run(t, "from stdin", "exec -i web -- cat", "from stdin")
+	if out, err := k.try("", "exec", "web", "--", "sh", "-c", "exit 7"); err == nil || !strings.Contains(out, "exit code 7") {
+		t.Errorf("exec with a code: %v: %s", err, out)
+	}
+	file := k.Path("to-copy")
+	if err := os.WriteFile(file, []byte("copied"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	k.run(t, "", "cp "+file+" web:/tmp/there")
+	k.run(t, "", "cp web:/tmp/there "+file+".back")
+	if b, err := os.ReadFile(file + ".back"); err != nil || string(b) != "copied" {
+		t.Errorf("cp: %q, %v", b, err)
+	}
+	forward := k.command("port-forward", "service/web", "18080:80")
+	var said bytes.Buffer
+	forward.Stderr = &said
+	if err := forward.Start(); err != nil {
+		t.Fatal(err)
+	}
+	k.Eventually(long, "port-forward", func() error {
+		out, err := k.HTTPGet("http://127.0.0.1:18080/")
+		if err == nil && !strings.Contains(out, "page") {
+			err = errors.New(out)
+		}
+		return err
+	})
+	_ = forward.Process.Kill()
+	_ = forward.Wait()
+	k.run(t, "", "run once --image=busybox --image-pull-policy=IfNotPresent --restart=Never --attach --rm -q -- sh -c 'sleep 1; echo attached'", "attached")
+}
+
+func (k kubectl) make(t *testing.T) {
+	k.run(t, "", "create service clusterip made --tcp=80:8080", "service/made created")
+	k.run(t, "", "create service nodeport ported --tcp=81", "service/ported created")
+	k.run(t, "", "expose pod web --port=90 --name=exposed", "service/exposed exposed")
+	k.run(t, "", "run idle --image=busybox --image-pull-policy=IfNotPresent --labels=app=idle --grace-period=1 --command -- sleep 1000", "pod/idle created")
+	k.run(t, "", "get service made exposed ported", "ClusterIP", "NodePort")
+	k.run(t, "", "delete service made ported exposed", `service "made" deleted`)
+	k.run(t, "", "delete pod -l app=idle --wait --grace-period=1 --timeout=90s", `pod "idle" deleted`)
+	k.refused(t, "", "get pod idle", "NotFound")
+	k.run(t, "", "delete pod nothere --ignore-not-found")
+	k.run(t, kubectlWeb, "delete -f - --now --timeout=90s", `pod "web" deleted`, `service "web" deleted`)
+	k.run(t, kubectlWeb, "create -f -", "pod/web created")
+	k.refused(t, kubectlWeb, "create -f -", "AlreadyExists")
+	k.run(t, "", "wait --for=condition=Ready pod/web --timeout=90s")
+}
+
+func (k kubectl) serverSide(t *testing.T) {
+	k.run(t, kubectlWeb, "apply --server-side --force-conflicts -f -", "pod/web serverside-applied", "service/web serverside-applied")
+}
