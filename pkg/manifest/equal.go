@@ -30,11 +30,12 @@ func SemanticEqual(a, b Object) bool {
 	return apiequality.Semantic.DeepEqual(a.Pod.Spec, b.Pod.Spec)
 }
 
-// MetadataEqual says that labels and annotations are the same; none and empty
-// are.
+// MetadataEqual says that labels and annotations are the same, and the record of
+// who set what; none and empty are.
 func MetadataEqual(a, b Object) bool {
 	m, n := a.Meta(), b.Meta()
-	return maps.Equal(m.GetLabels(), n.GetLabels()) && maps.Equal(m.GetAnnotations(), n.GetAnnotations())
+	return maps.Equal(m.GetLabels(), n.GetLabels()) && maps.Equal(m.GetAnnotations(), n.GetAnnotations()) &&
+		apiequality.Semantic.DeepEqual(m.GetManagedFields(), n.GetManagedFields())
 }
 
 func writtenUID(canonical []byte) string {

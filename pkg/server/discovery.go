@@ -23,6 +23,9 @@ func (s *Server) discovery(w http.ResponseWriter, r *http.Request, path string) 
 	if strings.HasPrefix(path, "openapi/v3") {
 		return s.openAPI(w, r, strings.TrimPrefix(path, "openapi/v3"))
 	}
+	if path == "openapi/v2" {
+		return s.openAPIv2(w, r)
+	}
 	var v any
 	switch path {
 	case "version":

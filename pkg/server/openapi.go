@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/nodeagent/nodeagent/pkg/server/openapi"
 )
 
@@ -35,6 +37,36 @@ func (s *Server) openAPI(w http.ResponseWriter, r *http.Request, path string) er
 		}
 	}
 	return notServed()
+}
+
+// mediaOpenAPIv2 is what kubectl takes OpenAPI v2 as.
+const mediaOpenAPIv2 = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+
+// openAPIv2 answers with a document that describes nothing: all there is to know
+// is in v3. kubectl asks for it about kinds that are not served, and says so only
+// when it gets an answer.
+func (s *Server) openAPIv2(w http.ResponseWriter, r *http.Request) error {
+	if err := onlyGet(r); err != nil {
+		return err
+	}
+	const version, title = "2.0", "nodeagent"
+	if strings.Contains(r.Header.Get("Accept"), "proto-openapi.spec.v2") {
+		field := func(b []byte, number protowire.Number, value string) []byte {
+			return protowire.AppendString(protowire.AppendTag(b, number, protowire.BytesType), value)
+		}
+		doc := field(field(nil, 1, version), 2, string(field(field(nil, 1, title), 2, s.gitVersion())))
+		w.Header().Set("Content-Type", mediaOpenAPIv2)
+		_, _ = w.Write(doc) // a client that is gone needs no answer
+		return nil
+	}
+	f, err := negotiate(r, false, false)
+	if err != nil {
+		return err
+	}
+	write(w, f, http.StatusOK, map[string]any{
+		"swagger": version, "info": map[string]string{"title": title, "version": s.gitVersion()}, "paths": map[string]any{},
+	})
+	return nil
 }
 
 // schemaHash changes when the document of a group does.

@@ -29,7 +29,7 @@ const (
 	maxPatchList  = 1000
 )
 
-// patchObject is PATCH: strategic merge, JSON merge or JSON patch.
+// patchObject is PATCH: strategic merge, JSON merge, JSON patch or apply.
 func (s *Server) patchObject(w http.ResponseWriter, r *http.Request, v *view, key pod.Key) error {
 	f, mode, patch, err := s.writeRequest(w, r)
 	if err != nil {
@@ -43,6 +43,12 @@ func (s *Server) patchObject(w http.ResponseWriter, r *http.Request, v *view, ke
 	if err != nil {
 		return err
 	}
+	if apply == nil {
+		if patch, err = applied(patch); err != nil {
+			return err
+		}
+		return s.applyObject(w, r, v, key, patch, f, mode)
+	}
 	o, err := attempt(v, key, func(rec record) (manifest.Resource, error) {
 		current, err := json.Marshal(rec.object)
 		if err != nil {
@@ -54,6 +60,9 @@ func (s *Server) patchObject(w http.ResponseWriter, r *http.Request, v *view, ke
 		}
 		if len(patched) > maxBody {
 			return nil, tooLarge(len(patched))
+		}
+		if err := s.track(v, rec, patched, &mode); err != nil {
+			return nil, err
 		}
 		return v.replace(r.Context(), rec, patched, mode)
 	})
@@ -97,12 +106,26 @@ func applyJSONPatch(doc []byte, p jsonpatch.Patch) ([]byte, error) {
 	return doc, nil
 }
 
+// applied is the JSON of a patch of server-side apply, which may be YAML.
+func applied(patch []byte) ([]byte, error) {
+	out, err := yaml.YAMLToJSONStrict(patch)
+	if err == nil {
+		err = isModest(out)
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest("the patch cannot be applied: " + err.Error())
+	}
+	return out, nil
+}
+
 // patcher parses the patch once and returns what applies it to the JSON of
-// an object of the type of as.
+// an object of the type of as; nil for one that is merged by its schema.
 func patcher(media string, patch []byte, as any) (func([]byte) ([]byte, error), error) {
 	bad := func(err error) error { return apierrors.NewBadRequest("the patch cannot be applied: " + err.Error()) }
 	merge := jsonpatch.MergePatch
 	switch types.PatchType(media) {
+	case types.ApplyYAMLPatchType:
+		return nil, nil
 	case types.JSONPatchType, types.MergePatchType:
 	case types.StrategicMergePatchType:
 		merge = func(doc, patch []byte) ([]byte, error) {
@@ -114,7 +137,7 @@ func patcher(media string, patch []byte, as any) (func([]byte) ([]byte, error), 
 			return nil, bad(err)
 		}
 	default:
-		return nil, unsupportedMedia(media, string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType))
+		return nil, unsupportedMedia(media, string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType))
 	}
 	if err := isModest(patch); err != nil {
 		return nil, bad(err)

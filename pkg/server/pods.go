@@ -51,6 +51,9 @@ func (p podWriter) replace(ctx context.Context, rec record, raw []byte, mode wri
 	if errs := manifest.ValidateUpdate(o.Pod, old); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(podKind.gvk().GroupKind(), key.Name, errs)
 	}
+	if o, err = o.WithManagedFields(mode.managed); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
 	if mode.dry {
 		return preview(old, o), nil
 	}
@@ -66,6 +69,7 @@ func (p podWriter) replace(ctx context.Context, rec record, raw []byte, mode wri
 // preview is what the pod would be shown as once it is o.
 func preview(old *v1.Pod, o manifest.Object) *v1.Pod {
 	p := *old
+	p.ManagedFields = o.Pod.ManagedFields
 	p.Labels, p.Annotations, p.Spec = o.Pod.Labels, map[string]string{}, o.Pod.Spec
 	p.Spec.EphemeralContainers = old.Spec.EphemeralContainers
 	maps.Copy(p.Annotations, o.Pod.Annotations)

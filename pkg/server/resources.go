@@ -37,6 +37,9 @@ func (w resourceWriter) replace(ctx context.Context, rec record, raw []byte, mod
 	if err := v.sameObject(o.Other, rv, old); err != nil {
 		return nil, err
 	}
+	if o, err = o.WithManagedFields(mode.managed); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
 	served := o.Other.DeepCopyObject().(manifest.Resource)
 	manifest.CarryOver(served, old, rec.wanted)
 	if errs := manifest.ValidateResourceUpdate(served, old); len(errs) > 0 {

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodeagent/nodeagent/pkg/metrics"
+	"github.com/nodeagent/nodeagent/pkg/server/fieldmanager"
 )
 
 const (
@@ -108,6 +109,7 @@ type Server struct {
 	bookmarkEvery time.Duration
 	views         []*view
 	snapshots     snapshots
+	managers      fieldmanager.Managers
 
 	mu        sync.Mutex
 	addrs     map[string]net.Addr

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -18,6 +19,9 @@ import (
 func (s *Server) connect(w http.ResponseWriter, r *http.Request, key pod.Key, sub string) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		return notAllowed("pods/"+sub, r.Method)
+	}
+	if sub == "portforward" && tunnels(r) {
+		return apierrors.NewBadRequest("SPDY inside a websocket is not spoken here: speak SPDY alone")
 	}
 	rec, err := s.find(key)
 	if err != nil {
@@ -41,6 +45,13 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, key pod.Key, su
 		return apierrors.NewInternalError(fmt.Errorf("the runtime's streaming URL %q is not one", target))
 	}
 	return s.proxyUpgrade(w, r, u)
+}
+
+// tunnels says that the client wants to put one protocol into another (KEP-4006),
+// which API servers take apart and runtimes do not understand. kubectl goes on
+// without when it is refused.
+func tunnels(r *http.Request) bool {
+	return slices.ContainsFunc(r.Header.Values("Sec-Websocket-Protocol"), func(h string) bool { return strings.Contains(h, "SPDY/3.1+") })
 }
 
 // session opens an exec or attach session.

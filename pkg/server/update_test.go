@@ -171,7 +171,7 @@ func TestPatch(t *testing.T) {
 	patch(strategic, `{"spec":{"containers":[{"name":"new","image":"x"}]}}`).status(422, metav1.StatusReasonInvalid)
 	patch(merge, `{"spec":{"foo":1}}`).status(400, metav1.StatusReasonBadRequest)
 	patch(merge, `{"metadata":{"resourceVersion":"1"}}`).status(409, metav1.StatusReasonConflict)
-	patch("application/apply-patch+yaml", podYAML("web", "")).status(415, metav1.StatusReasonUnsupportedMediaType)
+	patch("application/apply-patch+yaml", podYAML("web", "")).status(422, metav1.StatusReasonInvalid) // it names no manager
 	patch(mediaJSON, `{}`).status(415, metav1.StatusReasonUnsupportedMediaType)
 
 	f.rivals.Store(2)

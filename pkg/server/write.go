@@ -24,6 +24,10 @@ const changeTries = 5
 // writeMode is what a client says about how its change is made.
 type writeMode struct {
 	dry bool
+	// manager is who makes the change.
+	manager string
+	// managed is the record of who set what once it is made; nil: there is none.
+	managed []metav1.ManagedFieldsEntry
 }
 
 // writeRequest checks what all writes have in common and reads the body: JSON or
@@ -36,6 +40,7 @@ func (s *Server) writeRequest(w http.ResponseWriter, r *http.Request) (f format,
 	if mode.dry, err = dryRun(q["dryRun"]); err != nil {
 		return f, mode, nil, err
 	}
+	mode.manager = managerOf(r)
 	switch v := q.Get("fieldValidation"); v {
 	case "", metav1.FieldValidationStrict, metav1.FieldValidationWarn, metav1.FieldValidationIgnore:
 		// Always strict: a field that is silently dropped helps nobody.
@@ -126,6 +131,9 @@ func (s *Server) updateObject(w http.ResponseWriter, r *http.Request, v *view, k
 		return err
 	}
 	o, err := attempt(v, key, func(rec record) (manifest.Resource, error) {
+		if err := s.track(v, rec, raw, &mode); err != nil {
+			return nil, err
+		}
 		return v.replace(r.Context(), rec, raw, mode)
 	})
 	if err != nil {

@@ -171,6 +171,9 @@ func (s *Store) restore(uid types.UID, data []byte) (savedEntry, error) {
 	}
 	obj := objects[0]
 	obj.Line = c.Line
+	if c.Source == SourcePush {
+		obj.RestoreManagedFields()
+	}
 	// It may run, and has to be looked at before anything else can be said.
 	st := savedEntry{status: v1.PodStatus{Phase: v1.PodUnknown, Message: "not looked at yet since the agent started"}, entry: &entry{
 		obj: obj, uid: uid, source: c.Source, accepted: c.Accepted, generation: c.Generation,

@@ -159,6 +159,9 @@ func (s *Store) restoreResource(path string) (*resource, error) {
 		return nil, err
 	}
 	obj.Line = c.Line
+	if c.Source == SourcePush {
+		obj.RestoreManagedFields()
+	}
 	r := &resource{obj: obj, generation: c.Generation, rec: Resource{
 		Object: obj.Other, Wanted: obj.Other, Canonical: obj.Canonical, Source: c.Source, Origin: c.Origin,
 		Accepted: c.Accepted, Order: c.Order, Problem: c.Problem,

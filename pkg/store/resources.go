@@ -138,6 +138,7 @@ func (s *Store) presentResource(r *resource, shown manifest.Resource, revision u
 	o.SetCreationTimestamp(metav1.NewTime(r.rec.Accepted))
 	o.SetGeneration(r.generation)
 	o.SetLabels(r.obj.Other.GetLabels())
+	o.SetManagedFields(r.obj.Other.GetManagedFields())
 	annotations := make(map[string]string, len(r.obj.Other.GetAnnotations())+4)
 	maps.Copy(annotations, r.obj.Other.GetAnnotations())
 	annotations[pod.AnnotationConfigSource] = r.rec.Source

@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nodeagent/nodeagent/internal/testbed"
 )
@@ -39,8 +41,12 @@ func newKubectl(t *testing.T, n *testbed.Node) kubectl {
 func (k kubectl) command(args ...string) *exec.Cmd {
 	cmd := k.Command(k.program, args...)
 	cmd.Env = append(cmd.Env, "KUBECONFIG="+k.kubeconfig, "HOME="+k.Path("home"), "KUBE_EDITOR=sed -i s/before/after/")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
 }
+
+// end ends a program and what it started.
+func end(cmd *exec.Cmd) { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 
 // try runs kubectl with a standard input and returns what it said, in order.
 func (k kubectl) try(input string, args ...string) (string, error) {
@@ -48,7 +54,12 @@ func (k kubectl) try(input string, args ...string) (string, error) {
 	cmd.Stdin = strings.NewReader(input)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	// One that hangs is to be seen by its name.
+	defer time.AfterFunc(long, func() { end(cmd) }).Stop()
+	err := cmd.Wait()
 	return out.String(), err
 }
 
@@ -185,7 +196,7 @@ func (k kubectl) change(t *testing.T) {
 		t.Errorf("diff: %v: %s", err, out)
 	}
 	k.run(t, kubectlWeb, "replace -f -", "pod/web replaced", "service/web replaced")
-	k.refused(t, strings.ReplaceAll(kubectlWeb, "containerPort", "kontainerPort"), "apply -f -", "unknown field")
+	k.refused(t, strings.ReplaceAll(kubectlWeb, "imagePullPolicy", "imagePullPolice"), "apply -f -", `unknown field "spec.containers[0].imagePullPolice"`)
 	k.refused(t, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n", "apply -f -", `no matches for kind "Deployment"`)
 }
 
@@ -205,11 +216,10 @@ func (k kubectl) connect(t *testing.T) {
 		t.Errorf("cp: %q, %v", b, err)
 	}
 	forward := k.command("port-forward", "service/web", "18080:80")
-	var said bytes.Buffer
-	forward.Stderr = &said
 	if err := forward.Start(); err != nil {
 		t.Fatal(err)
 	}
+	defer func() { end(forward); _ = forward.Wait() }()
 	k.Eventually(long, "port-forward", func() error {
 		out, err := k.HTTPGet("http://127.0.0.1:18080/")
 		if err == nil && !strings.Contains(out, "page") {
@@ -217,8 +227,6 @@ func (k kubectl) connect(t *testing.T) {
 		}
 		return err
 	})
-	_ = forward.Process.Kill()
-	_ = forward.Wait()
 	k.run(t, "", "run once --image=busybox --image-pull-policy=IfNotPresent --restart=Never --attach --rm -q -- sh -c 'sleep 1; echo attached'", "attached")
 }
 
@@ -228,6 +236,10 @@ func (k kubectl) make(t *testing.T) {
 	k.run(t, "", "expose pod web --port=90 --name=exposed", "service/exposed exposed")
 	k.run(t, "", "run idle --image=busybox --image-pull-policy=IfNotPresent --labels=app=idle --grace-period=1 --command -- sleep 1000", "pod/idle created")
 	k.run(t, "", "get service made exposed ported", "ClusterIP", "NodePort")
+	k.run(t, "", "create configmap settings --from-literal=a=b", "created")
+	k.run(t, "", "create secret generic password --from-literal=a=b", "created")
+	k.run(t, "", "create serviceaccount robot", "created")
+	k.run(t, "", "get cm,secret,sa -o name", "configmap/settings", "secret/password", "serviceaccount/robot")
 	k.run(t, "", "delete service made ported exposed", `service "made" deleted`)
 	k.run(t, "", "delete pod -l app=idle --wait --grace-period=1 --timeout=90s", `pod "idle" deleted`)
 	k.refused(t, "", "get pod idle", "NotFound")
@@ -239,5 +251,14 @@ func (k kubectl) make(t *testing.T) {
 }
 
 func (k kubectl) serverSide(t *testing.T) {
-	k.run(t, kubectlWeb, "apply --server-side --force-conflicts -f -", "pod/web serverside-applied", "service/web serverside-applied")
+	const settings = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied}\ndata: {a: one}\n"
+	k.run(t, settings, "apply --server-side -f -", "configmap/applied serverside-applied")
+	k.run(t, "", "get configmap applied -o yaml --show-managed-fields", "manager: kubectl", "operation: Apply")
+	k.refused(t, strings.Replace(settings, "one", "two", 1), "apply --server-side --field-manager=other -f -", `conflict with "kubectl"`)
+	k.run(t, strings.Replace(settings, "one", "two", 1), "apply --server-side --field-manager=other --force-conflicts -f -", "serverside-applied")
+	k.run(t, kubectlWeb, "apply --server-side --dry-run=server -f -", "pod/web serverside-applied (server dry run)")
+	k.run(t, kubectlWeb, "apply --server-side -f -", "pod/web serverside-applied", "service/web serverside-applied")
+	k.KillAgent()
+	k.StartAgent()
+	k.run(t, "", "get configmap applied -o yaml --show-managed-fields", "manager: other", "a: two")
 }

@@ -130,6 +130,7 @@ func (s *Source) decode(data []byte, kind string, uid types.UID) (manifest.Objec
 	case objects[0].Kind() != kind || objects[0].Meta().GetUID() != uid:
 		return manifest.Object{}, fmt.Errorf("it is of the %s with UID %s", objects[0].Kind(), objects[0].Meta().GetUID())
 	}
+	objects[0].RestoreManagedFields()
 	return whole(objects[0]), nil
 }
 
