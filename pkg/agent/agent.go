@@ -176,6 +176,7 @@ func (a *agent) run(ctx context.Context) error {
 		g.Go(func() error { return a.cluster.Run(ctx) })
 	}
 	g.Go(func() error { return a.runServices(ctx) })
+	g.Go(func() error { return a.keepNamespaces(ctx) })
 	g.Go(func() error { return srv.Run(ctx) })
 	g.Go(func() error { return a.runNode(ctx) })
 	g.Go(func() error { return a.housekeep(ctx) })

@@ -3,12 +3,14 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
@@ -93,8 +95,34 @@ func (w resourceWriter) decodeUpdate(raw []byte, rec record) (o manifest.Object,
 }
 
 func (w resourceWriter) remove(ctx context.Context, rec record, o metav1.DeleteOptions) (manifest.Resource, error) {
+	if w.kind.Name == "Namespace" {
+		if err := w.s.emptyNamespace(ctx, rec.object.GetName()); err != nil {
+			return nil, err
+		}
+	}
 	uid, rv := preconditions(o)
 	_, err := w.s.o.PushResources.DeleteResource(ctx, w.kind.Name, rec.key(), uid, rv)
 	// Nothing has to end: the object is gone.
 	return nil, err
+}
+
+// emptyNamespace deletes what came in through this API and is in a namespace, as
+// the deletion of a namespace does. Pods end in their own time, and what comes
+// from elsewhere stays; the namespace is shown for as long as there is any of it.
+func (s *Server) emptyNamespace(ctx context.Context, namespace string) error {
+	for _, v := range s.views {
+		if !v.Namespaced || v.writer == nil {
+			continue
+		}
+		records, _ := v.list()
+		for _, rec := range records {
+			if rec.source != store.SourcePush || rec.object.GetNamespace() != namespace {
+				continue
+			}
+			if _, err := v.remove(ctx, rec, metav1.DeleteOptions{}); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+				return v.named(err, rec.object.GetName())
+			}
+		}
+	}
+	return nil
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/metrics"
 	"github.com/nodeagent/nodeagent/pkg/server/fieldmanager"
+	"github.com/nodeagent/nodeagent/pkg/server/openapi"
 )
 
 const (
@@ -134,7 +135,7 @@ func New(o Options) (*Server, error) {
 		o: o, log: o.Log, addrs: map[string]net.Addr{}, listening: make(chan struct{}),
 		short: make(chan struct{}, maxShort), long: make(chan struct{}, maxLong), bookmarkEvery: time.Minute,
 	}
-	s.views, s.snapshots.now = s.makeViews(), o.Now
+	s.views, s.snapshots.now, s.managers.Schemas = s.makeViews(), o.Now, openapi.Schemas
 	s.ending, s.end = context.WithCancel(context.Background())
 	if o.TCP.Listen != "" {
 		if err := s.secure(o.TCP); err != nil {

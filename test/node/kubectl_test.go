@@ -227,6 +227,7 @@ func (k kubectl) connect(t *testing.T) {
 		}
 		return err
 	})
+	k.run(t, "", "debug web --image=busybox --image-pull-policy=IfNotPresent --container=helper --attach -q -- echo from the debug container", "from the debug container")
 	k.run(t, "", "run once --image=busybox --image-pull-policy=IfNotPresent --restart=Never --attach --rm -q -- sh -c 'sleep 1; echo attached'", "attached")
 }
 
@@ -240,6 +241,11 @@ func (k kubectl) make(t *testing.T) {
 	k.run(t, "", "create secret generic password --from-literal=a=b", "created")
 	k.run(t, "", "create serviceaccount robot", "created")
 	k.run(t, "", "get cm,secret,sa -o name", "configmap/settings", "secret/password", "serviceaccount/robot")
+	k.run(t, "", "get namespaces", "default", "kube-system", "Active")
+	k.run(t, "", "create namespace team", "created")
+	k.run(t, "", "-n team create configmap settings --from-literal=a=b", "created")
+	k.run(t, "", "delete namespace team --timeout=90s", `namespace "team" deleted`)
+	k.refused(t, "", "-n team get configmap settings", "NotFound")
 	k.run(t, "", "delete service made ported exposed", `service "made" deleted`)
 	k.run(t, "", "delete pod -l app=idle --wait --grace-period=1 --timeout=90s", `pod "idle" deleted`)
 	k.refused(t, "", "get pod idle", "NotFound")

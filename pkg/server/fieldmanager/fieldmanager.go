@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"weak"
 
@@ -17,12 +18,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/validation/spec"
-
-	"github.com/nodeagent/nodeagent/pkg/server/openapi"
 )
 
 // Managers makes the field managers of kinds.
 type Managers struct {
+	// Schemas is the JSON object of a group's schemas by their names.
+	Schemas func(apiVersion string) (io.ReadCloser, error)
+
 	mu    sync.Mutex
 	types map[string]weak.Pointer[typeConverter]
 }
@@ -45,7 +47,7 @@ func (m *Managers) converter(apiVersion string) (*typeConverter, error) {
 	if c := m.types[apiVersion].Value(); c != nil {
 		return c, nil
 	}
-	types, err := load(apiVersion)
+	types, err := m.load(apiVersion)
 	if err != nil {
 		return nil, fmt.Errorf("schemas of %s: %w", apiVersion, err)
 	}
@@ -58,8 +60,8 @@ func (m *Managers) converter(apiVersion string) (*typeConverter, error) {
 }
 
 // load reads a group's schemas.
-func load(apiVersion string) (types managedfields.TypeConverter, err error) {
-	r, err := openapi.Schemas(apiVersion)
+func (m *Managers) load(apiVersion string) (types managedfields.TypeConverter, err error) {
+	r, err := m.Schemas(apiVersion)
 	if err != nil {
 		return nil, err
 	}
