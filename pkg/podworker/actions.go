@@ -348,11 +348,11 @@ func (s *turn) containerOptions(ctx context.Context, p *v1.Pod, spec *v1.Contain
 	}
 	how, err := s.mountOptions(ctx, spec, lookup, volumeImages, o.Sandbox.Handler)
 	if err != nil {
-		return runtime.ContainerOptions{}, err
+		return runtime.ContainerOptions{}, configError(err)
 	}
 	if o.Mounts, err = s.mounts(ctx, p, spec, sandbox, a.Attempt, how); err != nil {
-		return runtime.ContainerOptions{}, err
+		return runtime.ContainerOptions{}, configError(err)
 	}
 	o.Devices, err = volumes.Devices(p, spec, s.mounted)
-	return o, err
+	return o, configError(err)
 }

@@ -62,6 +62,15 @@ func messages(err error, message string) (out []string) {
 	return out
 }
 
+// configError marks what kubelet calls an error of the container's
+// configuration: the runtime was not asked.
+func configError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errdefs.Errorf(runtime.ErrConfig, "%w", err)
+}
+
 // mountOptions is what the mounts of a container depend on, with the images
 // that it mounts, which are there. Only for what not every runtime can, the
 // runtime is asked what it can.

@@ -85,7 +85,7 @@ func TestImageVolume(t *testing.T) {
 	a.Wake("a")
 	n.until("told that the runtime cannot", func() bool {
 		s := n.records["a"].Pod.Status.ContainerStatuses
-		return s[0].State.Waiting != nil && s[0].State.Waiting.Reason == "CreateContainerError" && strings.Contains(s[0].State.Waiting.Message, "does not mount images")
+		return s[0].State.Waiting != nil && s[0].State.Waiting.Reason == "CreateContainerConfigError" && strings.Contains(s[0].State.Waiting.Message, "does not mount images")
 	})
 	n.mu.Lock()
 	n.features.ImageVolumes = true

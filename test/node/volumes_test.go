@@ -129,15 +129,51 @@ func TestVolumesOfObjects(t *testing.T) {
 		id = ids(t, n)["reader/main"]
 		reads("cat /one/city /logs/f", "Hollandx")
 	})
+	t.Run("what the runtime must do", func(t *testing.T) { runtimeVolumes(t, n) })
 	t.Run("a pod that went while the agent was down leaves nothing", func(t *testing.T) {
 		n.KillAgent()
-		for _, m := range []string{"pod", "configmap", "secret"} {
+		for _, m := range []string{"pod", "configmap", "secret", "image", "recursive"} {
 			n.RemoveManifest(m + ".yaml")
 		}
 		n.StartAgent()
-		n.WaitPods(long, testbed.Gone("reader"))
+		n.WaitPods(long, testbed.Gone("reader", "image", "recursive"))
 		expectClean(t, n)
 	})
+}
+
+// runtimeVolumes mounts an image, and a folder read-only with a mount in it: where
+// the runtime can, and with a reason where it would ignore the wish.
+func runtimeVolumes(t *testing.T, n *testbed.Node) {
+	dir := n.Path("recursive")
+	if err := os.MkdirAll(dir+"/below", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Exec("mount", "-t", "tmpfs", "tmpfs", dir+"/below"); err != nil {
+		t.Fatal(err)
+	}
+	n.WriteManifest("image.yaml", manifest{name: "image",
+		spec:      "volumes: [{name: image, image: {reference: busybox, pullPolicy: IfNotPresent}}]\n",
+		container: "volumeMounts: [{name: image, mountPath: /image}]\n"}.String())
+	n.WriteManifest("recursive.yaml", manifest{name: "recursive",
+		spec:      "volumes: [{name: dir, hostPath: {path: " + dir + "}}]\n",
+		container: "volumeMounts: [{name: dir, mountPath: /dir, readOnly: true, recursiveReadOnly: Enabled}]\n"}.String())
+	if os.Getenv("NODE_CONTAINERD") != "2.4" {
+		for pod, want := range map[string]string{"image": "does not mount images", "recursive": `volume "dir" requested recursive read-only mode, but it is not supported by the runtime`} {
+			pods := n.WaitPods(long, waiting(pod, "CreateContainerConfigError"))
+			p, _ := pods.Get(pod)
+			if got := p.Status.ContainerStatuses[0].State.Waiting.Message; !strings.Contains(got, want) {
+				t.Errorf("%s: %s", pod, got)
+			}
+		}
+		return
+	}
+	n.WaitPods(long, testbed.Running("image", "recursive"))
+	if out, code := n.ExecSync(runningID(t, n, "image", "main"), "sh", "-c", "ls /image/bin | grep -x sh; ! touch /image/x 2>/dev/null"); code != 0 || out != "sh\n" {
+		t.Errorf("the image: code %d, %q", code, out)
+	}
+	if out, code := n.ExecSync(runningID(t, n, "recursive", "main"), "touch", "/dir/below/x"); code == 0 {
+		t.Errorf("what is mounted below can be written: %q", out)
+	}
 }
 
 // noneHolds fails when a file below a folder, as it is on the disk, holds a text.
