@@ -127,9 +127,14 @@ func messageFromLog(raw []byte) []byte {
 	}
 	var out []byte
 	for _, l := range lines {
-		if f := bytes.SplitN(l, []byte(" "), 4); len(f) == 4 {
-			out = append(out, f[3]...)
+		f := bytes.SplitN(l, []byte(" "), 4)
+		if len(f) != 4 {
+			continue
 		}
+		if string(f[2]) == "P" {
+			f[3] = bytes.TrimSuffix(f[3], []byte("\n")) // a part of a line
+		}
+		out = append(out, f[3]...)
 	}
 	if len(out) > maxMessageFromLog {
 		out = out[len(out)-maxMessageFromLog:]

@@ -109,7 +109,7 @@ func TestKilledBetweenAnyTwoActions(t *testing.T) {
 	for _, ending := range []bool{false, true} {
 		for at := int64(1); ; at++ {
 			n, dir := newNode(t), t.TempDir()
-			n.want(testPod("a", v1.RestartPolicyAlways, "one", "two"))
+			n.want(livelyPod("a"))
 			if ending {
 				first := n.agent(dir, nil)
 				n.until("ready", n.ready("a"))
@@ -162,6 +162,15 @@ func TestKilledBetweenAnyTwoActions(t *testing.T) {
 			}
 		}
 	}
+}
+
+// livelyPod has a sidecar and hooks beside its containers.
+func livelyPod(uid string) *v1.Pod {
+	p := hookedPod(uid, execHook("hello"), execHook("bye"))
+	always := v1.ContainerRestartPolicyAlways
+	p.Spec.InitContainers = []v1.Container{{Name: "side", Image: "img", RestartPolicy: &always,
+		Lifecycle: &v1.Lifecycle{PostStart: execHook("hello"), PreStop: execHook("bye")}}}
+	return p
 }
 
 func isSubset(a, b []string) bool {
@@ -442,7 +451,7 @@ func TestTerminationMessage(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(log), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(log, []byte("2026-01-01T00:00:00Z stdout F hello\n2026-01-01T00:00:00Z stderr F bye\n"), 0o600); err != nil {
+	if err := os.WriteFile(log, []byte("2026-01-01T00:00:00Z stdout P hel\n2026-01-01T00:00:00Z stdout F lo\n2026-01-01T00:00:00Z stderr F bye\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := m.terminationMessage(p, c); got != "hello\nbye\n" {

@@ -36,6 +36,40 @@ func resources(st *v1.ContainerStatus, spec *v1.Container, applied *v1.ResourceR
 	st.AllocatedResources = spec.Resources.Requests
 }
 
+// volumeMounts are what a running container has mounted, and how.
+func volumeMounts(spec *v1.Container) (out []v1.VolumeMountStatus) {
+	for _, m := range spec.VolumeMounts {
+		s := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.ReadOnly {
+			mode := v1.RecursiveReadOnlyDisabled
+			// IfPossible is settled by what the runtime can, which is not told here.
+			if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled {
+				mode = v1.RecursiveReadOnlyEnabled
+			}
+			s.RecursiveReadOnly = &mode
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// maxMessages is what the termination messages of a pod may take together.
+const maxMessages = 12 << 10
+
+// limitMessages gives each container of the pod the same share of that.
+func limitMessages(st *v1.PodStatus) {
+	share := maxMessages / max(1, len(st.InitContainerStatuses)+len(st.ContainerStatuses)+len(st.EphemeralContainerStatuses))
+	for _, list := range [][]v1.ContainerStatus{st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses} {
+		for i := range list {
+			for _, t := range []*v1.ContainerStateTerminated{list[i].State.Terminated, list[i].LastTerminationState.Terminated} {
+				if t != nil && len(t.Message) > share {
+					t.Message = strings.ToValidUTF8(t.Message[:share], "")
+				}
+			}
+		}
+	}
+}
+
 // ephemeral are the statuses of the containers for debugging, which are never
 // ready: nothing waits for them.
 func ephemeral(in Input) (out []v1.ContainerStatus) {
@@ -94,6 +128,7 @@ func container(in Input, spec *v1.Container, old *v1.ContainerStatus, waiting st
 		st.State.Running = &v1.ContainerStateRunning{StartedAt: seconds(cur.StartedAt)}
 		st.Ready, started = known.Ready, known.Started
 		resources(&st, spec, known.Applied)
+		st.VolumeMounts = volumeMounts(spec)
 	case runtime.StateExited:
 		end := terminated(in, cur)
 		if waits && (pod.IsSidecar(spec) || lifecycle.Restarts(in.Pod, spec, cur)) {

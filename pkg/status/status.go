@@ -93,6 +93,7 @@ func Compute(in Input) v1.PodStatus {
 		}
 	}
 	st.EphemeralContainerStatuses = ephemeral(in)
+	limitMessages(&st)
 	st.Phase = phase(in, &st)
 	switch {
 	case pod.IsTerminal(in.Pod.Status.Phase):

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
@@ -289,5 +290,35 @@ func TestSidecarsAndEphemeralContainers(t *testing.T) {
 		if d := st.EphemeralContainerStatuses; len(d) != 1 || d[0].Ready || (d[0].State.Running != nil) != (name == "all are") {
 			t.Errorf("%s: debug %+v", name, d)
 		}
+	}
+}
+
+// TestMessagesHaveALimit: what containers leave to say has a limit per pod.
+func TestMessagesHaveALimit(t *testing.T) {
+	names := strings.Fields("a b c d e f g h")
+	p := testPod(v1.RestartPolicyNever, "", strings.Join(names, " "))
+	in := Input{Pod: p, Observed: observe(false, "", "a=exited:0"), Messages: map[string]string{"a-0": strings.Repeat("é", 2000)}, Now: began}
+	if got := Compute(in).ContainerStatuses[0].State.Terminated.Message; got != strings.Repeat("é", maxMessages/8/2) {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
+func TestVolumeMountsAndResources(t *testing.T) {
+	p := testPod(v1.RestartPolicyAlways, "", "a")
+	enabled := v1.RecursiveReadOnlyEnabled
+	p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "w", MountPath: "/w"}, {Name: "r", MountPath: "/r", ReadOnly: true}, {Name: "rr", MountPath: "/rr", ReadOnly: true, RecursiveReadOnly: &enabled}}
+	p.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}
+	before := v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("1")}}
+	st := Compute(Input{Pod: p, Observed: observe(true, "", "a=running"), Now: began,
+		Known: map[string]lifecycle.Known{"a-0": {Hooked: true, Started: true, Ready: true, Applied: &before}}})
+	c := st.ContainerStatuses[0]
+	if m := c.VolumeMounts; len(m) != 3 || m[0].RecursiveReadOnly != nil || *m[1].RecursiveReadOnly != v1.RecursiveReadOnlyDisabled || *m[2].RecursiveReadOnly != enabled {
+		t.Errorf("%+v", m)
+	}
+	if c.Resources.Requests.Cpu().String() != "1" || c.AllocatedResources.Cpu().String() != "2" {
+		t.Errorf("%+v", c)
+	}
+	if last := st.Conditions[len(st.Conditions)-1]; last.Type != v1.PodResizeInProgress || last.Status != v1.ConditionTrue {
+		t.Errorf("%+v", st.Conditions)
 	}
 }
