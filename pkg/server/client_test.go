@@ -191,9 +191,17 @@ func TestClientGoDiscovery(t *testing.T) {
 	}
 }
 
-// TestInformer: the cache that every controller is built on fills and follows.
+// TestInformer: the cache that every controller is built on fills and follows, in
+// either encoding.
 func TestInformer(t *testing.T) {
+	for _, media := range []string{runtime.ContentTypeJSON, runtime.ContentTypeProtobuf} {
+		t.Run(media, func(t *testing.T) { testInformer(t, media) })
+	}
+}
+
+func testInformer(t *testing.T, media string) {
 	s, config := remote(t)
+	config.ContentType = media
 	ctx := deadline(t)
 	s.create(t, "old", "")
 	factory := informers.NewSharedInformerFactory(clientset(t, config), 0)

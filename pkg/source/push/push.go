@@ -5,6 +5,7 @@ package push
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -304,7 +305,7 @@ func (s *Source) path(uid types.UID) string { return filepath.Join(s.o.Dir, stri
 // the new one that a power cut may undo.
 func (s *Source) keep(o manifest.Object) error {
 	path := s.pathOf(o)
-	err := store.WriteFile(path, o.Canonical)
+	err := store.WriteFile(path, readable(o))
 	if err == nil {
 		err = syncFolder(filepath.Dir(path))
 	}
@@ -314,11 +315,25 @@ func (s *Source) keep(o manifest.Object) error {
 	return nil
 }
 
+// indentable is the size up to which a file may become larger by being readable:
+// it must stay within what a document may have.
+const indentable = 1 << 20
+
+// readable is the file of an object: its canonical form for people.
+func readable(o manifest.Object) []byte {
+	var b bytes.Buffer
+	if err := json.Indent(&b, o.Canonical, "", "  "); err != nil || b.Len() > indentable {
+		return o.Canonical
+	}
+	b.WriteByte('\n')
+	return b.Bytes()
+}
+
 // putBack makes the file of a pod say what is true of it; the user is told when
 // it cannot.
 func (s *Source) putBack(o manifest.Object) {
 	path := s.pathOf(o)
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, o.Canonical) {
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, readable(o)) {
 		return
 	}
 	if err := s.keep(o); err != nil {
