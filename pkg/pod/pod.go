@@ -129,6 +129,11 @@ func Container(p *v1.Pod, name string) (c *v1.Container, init bool, ok bool) {
 // ReadsOnly says that a volume is mounted, and by nobody to write to it.
 func ReadsOnly(p *v1.Pod, volume string) bool {
 	mounted := false
+	for i := range p.Spec.Volumes {
+		if v := &p.Spec.Volumes[i]; v.Name == volume && neverWritten(v) {
+			return true
+		}
+	}
 	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i := range list {
 			for _, m := range list[i].VolumeMounts {
@@ -140,6 +145,12 @@ func ReadsOnly(p *v1.Pod, volume string) bool {
 		}
 	}
 	return mounted
+}
+
+// neverWritten says that a volume is read-only whoever mounts it.
+func neverWritten(v *v1.Volume) bool {
+	return v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil || v.Image != nil ||
+		v.NFS != nil && v.NFS.ReadOnly || v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
 }
 
 // GracePeriod is how long a pod gets to end.

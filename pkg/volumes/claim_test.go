@@ -122,7 +122,7 @@ func TestClaims(t *testing.T) {
 					t.Errorf("%q", got)
 				}
 				list, err := m.List()
-				if err != nil || len(list) != 1 || list[0].Used != -1 || list[0].Kind != "persistentVolumeClaim" {
+				if err != nil || len(list) != 1 || list[0].Used != -1 || list[0].Kind != "persistentVolumeClaim" || list[0].Path != mounted["v"].HostPath {
 					t.Errorf("list %+v, %v", list, err)
 				}
 				if usage, err := m.Usage(t.Context(), uid); err != nil || len(usage) != 0 {

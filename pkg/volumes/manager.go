@@ -213,7 +213,12 @@ func (m *Manager) setUp(ctx context.Context, folder *Folder, kind Kind, pod *v1.
 	if err := putRecord(plugin, record); err != nil {
 		return Mounted{}, err
 	}
-	return kind.SetUp(ctx, Request{Pod: pod, Volume: v, Folder: plugin})
+	mounted, err := kind.SetUp(ctx, Request{Pod: pod, Volume: v, Folder: plugin})
+	if err == nil && record.Foreign && mounted.HostPath != filepath.Join(plugin.path, v.Name) {
+		record.HostPath = mounted.HostPath // known only now
+		err = putRecord(plugin, record)
+	}
+	return mounted, err
 }
 
 func (m *Manager) kindNames() string {
