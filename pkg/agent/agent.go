@@ -177,6 +177,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.runServices(ctx) })
 	g.Go(func() error { return a.keepNamespaces(ctx) })
+	g.Go(func() error { return a.newClaims().Run(ctx) })
 	g.Go(func() error { return srv.Run(ctx) })
 	g.Go(func() error { return a.runNode(ctx) })
 	g.Go(func() error { return a.housekeep(ctx) })

@@ -11,6 +11,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/nodeagent/nodeagent/pkg/claims"
 	"github.com/nodeagent/nodeagent/pkg/cni"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/journal"
@@ -93,9 +94,17 @@ func (a *agent) newCNI() (*cni.Manager, error) {
 func (a *agent) newVolumes() *volumes.Manager {
 	return volumes.New(volumes.Options{
 		PodsDir: a.statePath(podsDir), Objects: objects{a.store}, Allocatable: a.allocatable,
-		NodeMatches: func(s *v1.NodeSelector) bool { return pod.MatchesNode(s, a.cfg.NodeName, a.nodeLabels()) },
-		Log:         a.log,
+		NodeMatches: a.matches, Log: a.log,
 	})
+}
+
+// matches says whether the node is one that a selector selects.
+func (a *agent) matches(s *v1.NodeSelector) bool {
+	return pod.MatchesNode(s, a.cfg.NodeName, a.nodeLabels())
+}
+
+func (a *agent) newClaims() *claims.Controller {
+	return claims.New(claims.Options{Store: a.store, NodeMatches: a.matches, Event: a.events.Event, Clock: time.Now, Log: a.log})
 }
 
 func (a *agent) newServer() (*server.Server, error) {
