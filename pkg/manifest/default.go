@@ -62,6 +62,7 @@ func defaultContainer(c *v1.Container, hostNetwork bool) {
 			}
 		}
 	}
+	defaultEnv(c)
 	for i := range c.Ports {
 		port := &c.Ports[i]
 		orDefault(&port.Protocol, v1.ProtocolTCP)

@@ -37,7 +37,7 @@ var supportTable = sync.OnceValue(func() []typeFields {
 })
 
 // podRows are those of a Pod, the rows that have files of their own included.
-func podRows() []typeFields { return slices.Concat(podFields, volumeFields, fieldRefFields) }
+func podRows() []typeFields { return slices.Concat(podFields, envFields, volumeFields, fieldRefFields) }
 
 var podFields = []typeFields{
 	{of: v1.Pod{},
@@ -62,17 +62,12 @@ var podFields = []typeFields{
 			"resourceClaims resources schedulingGroup evictionResponders"},
 
 	{of: v1.Container{},
-		supported: "name image command args workingDir ports env resources volumeMounts volumeDevices " +
+		supported: "name image command args workingDir ports env envFrom resources volumeMounts volumeDevices " +
 			"terminationMessagePath terminationMessagePolicy imagePullPolicy securityContext " +
-			"stdin stdinOnce tty readinessProbe livenessProbe startupProbe lifecycle restartPolicy restartPolicyRules resizePolicy",
-		refused: "envFrom"},
+			"stdin stdinOnce tty readinessProbe livenessProbe startupProbe lifecycle restartPolicy restartPolicyRules resizePolicy"},
 
 	{of: v1.ContainerPort{},
 		supported: "name hostPort containerPort protocol hostIP"},
-
-	{of: v1.EnvVar{},
-		supported: "name value",
-		refused:   "valueFrom"},
 
 	{of: v1.ResourceRequirements{},
 		supported: "limits requests",

@@ -68,14 +68,8 @@ func validateContainer(c *v1.Container, volumes map[string]*v1.Volume, p *field.
 	errs = append(errs, oneOf(c.ImagePullPolicy, p.Child("imagePullPolicy"),
 		v1.PullAlways, v1.PullIfNotPresent, v1.PullNever)...)
 	errs = append(errs, validatePorts(c.Ports, p.Child("ports"))...)
-	for i, e := range c.Env {
-		at := p.Child("env").Index(i).Child("name")
-		if e.Name == "" {
-			errs = append(errs, field.Required(at, ""))
-			continue
-		}
-		errs = append(errs, invalid(at, e.Name, validation.IsRelaxedEnvVarName(e.Name))...)
-	}
+	errs = append(errs, validateEnv(c.Env, p.Child("env"))...)
+	errs = append(errs, validateEnvFrom(c.EnvFrom, p.Child("envFrom"))...)
 	errs = append(errs, validateMounts(c, volumes, p.Child("volumeMounts"))...)
 	errs = append(errs, validateDevices(c, volumes, p.Child("volumeDevices"))...)
 	return append(errs, validateResources(&c.Resources, p.Child("resources"))...)

@@ -19,7 +19,7 @@ func Full() Object {
 				Object{"name": "http", "containerPort": port, "hostPort": port, "protocol": "TCP", "hostIP": "10.0.0.1"},
 				Object{"containerPort": 53, "protocol": "UDP"},
 			},
-			"env": []any{Object{"name": "A", "value": "x"}, Object{"name": "EMPTY"}},
+			"env": fullEnv(), "envFrom": fullEnvFrom(),
 			"resources": Object{
 				"limits":   Object{"cpu": "500m", "memory": "64Mi", "hugepages-2Mi": "4Mi"},
 				"requests": Object{"cpu": 0.25, "memory": "32Mi", "ephemeral-storage": "1Gi"},

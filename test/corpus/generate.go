@@ -152,10 +152,14 @@ func (g *Generator) container(name string, volumes []any) Object {
 	g.maybe(c, 40, "env", func() any {
 		return g.list(0, 3, func(int) any {
 			e := Object{"name": pick(g, "A", "a.b-c", "with space", "_x", "1")}
-			g.maybe(e, 80, "value", constant(g, "", "x", "$(A)"))
+			g.maybe(e, 60, "value", constant(g, "", "x", "$(A)"))
+			if e["value"] == nil || g.chance(2) {
+				g.maybe(e, 60, "valueFrom", g.valueFrom)
+			}
 			return e
 		})
 	})
+	g.maybe(c, 10, "envFrom", func() any { return g.list(0, 2, g.envFrom) })
 	g.maybe(c, 50, "resources", func() any { return g.resources() })
 	if len(volumes) > 0 && g.chance(60) {
 		c["volumeMounts"] = g.list(0, 3, func(i int) any {

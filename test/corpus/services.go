@@ -10,8 +10,8 @@ import (
 var Kinds = []string{"Service", "EndpointSlice", "Endpoints", "ConfigMap", "Secret", "PersistentVolume", "PersistentVolumeClaim",
 	"Namespace", "ServiceAccount", "RuntimeClass", "PriorityClass"}
 
-// network says that a kind is one of the network's.
-func network(kind string) bool { return slices.Contains(Kinds[:3], kind) }
+// Network says that a kind is one of the network's.
+func Network(kind string) bool { return slices.Contains(Kinds[:3], kind) }
 
 // FullOf is Full for another kind.
 func FullOf(kind string) Object {
@@ -19,7 +19,7 @@ func FullOf(kind string) Object {
 		"name": "full", "generateName": "full-", "namespace": "shop", "uid": "0b7c1c62-64e6-4f0c-8a3e-2a7f4d7f9f11",
 		"labels": Object{"app": "full"}, "annotations": Object{"example.com/note": "any text: at all\n"},
 	}
-	if !network(kind) {
+	if !Network(kind) {
 		return fullConfig(kind, meta)
 	}
 	target := Object{"kind": "Pod", "namespace": "shop", "name": "p", "uid": "u", "apiVersion": "v1", "resourceVersion": "7", "fieldPath": "spec"}
@@ -81,7 +81,7 @@ func serviceBorders(p place) []any {
 // SystematicOf is Systematic for another kind.
 func SystematicOf(kind string) []Variant {
 	full := func() Object { return FullOf(kind) }
-	if network(kind) {
+	if Network(kind) {
 		return systematic(full, serviceBorders)
 	}
 	return systematic(full, configBorders)
@@ -109,7 +109,7 @@ func (g *Generator) Of(kind string) Object {
 	g.maybe(meta, 40, "labels", constant(g, Object{"app": "web"}, Object{"kubernetes.io/service-name": "web"}))
 	g.maybe(meta, 5, "annotations", constant(g, Object{"service.kubernetes.io/topology-mode": "Auto", "service.kubernetes.io/topology-aware-hints": "auto"},
 		Object{"service.beta.kubernetes.io/load-balancer-source-ranges": "10.0.0.0/8, 10.1.0.0"}, Object{"service.beta.kubernetes.io/load-balancer-source-ranges": ""}))
-	if !network(kind) {
+	if !Network(kind) {
 		return g.config(kind, meta)
 	}
 	switch kind {
@@ -214,7 +214,7 @@ func (g *Generator) subset() Object {
 // UpdateOf makes a change that somebody may try on an object of another kind.
 func (g *Generator) UpdateOf(o Object) (Object, string) {
 	c := clone(o).(Object)
-	if !network(c["kind"].(string)) {
+	if !Network(c["kind"].(string)) {
 		if g.chance(30) {
 			return g.Mutate(o)
 		}

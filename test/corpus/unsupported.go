@@ -51,8 +51,6 @@ func UnsupportedFields() []Unsupported {
 		field("spec.overhead[example.com/gpu]", `1`), field("spec.overhead[ephemeral-storage]", `"1Gi"`),
 		field("metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]", `"runtime/default"`),
 		field("metadata.annotations[container.seccomp.security.alpha.kubernetes.io/c]", `"runtime/default"`),
-		field("spec.initContainers[0].env[0].valueFrom", `{"fieldRef":{"fieldPath":"metadata.name"}}`),
-		field("spec.initContainers[0].envFrom", `[{"secretRef":{"name":"s"}}]`),
 	}
 	out = append(out, unsupportedSpec()...)
 	out = append(out, unsupportedContainer()...)
@@ -88,8 +86,7 @@ func unsupportedSpec() []Unsupported {
 func unsupportedContainer() []Unsupported {
 	c := "spec.containers[0]."
 	out := []Unsupported{
-		field(c+"envFrom", `[{"configMapRef":{"name":"m"}}]`),
-		field(c+"env[0].valueFrom", `{"secretKeyRef":{"name":"s","key":"k"}}`),
+		field(c+"env[0].valueFrom.fileKeyRef", `{"volumeName":"v","path":"p","key":"k"}`).beside("spec.volumes[0].name", `"v"`),
 		field(c+"readinessProbe.httpGet.protocol", `"HTTP1"`).beside(c+"readinessProbe.httpGet.port", `80`),
 		field(c+"readinessProbe.grpc.mode", `"Plaintext"`).beside(c+"readinessProbe.grpc.port", `80`),
 		field(c+"resources.claims", `[{"name":"r"}]`).with("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),
