@@ -37,7 +37,9 @@ var supportTable = sync.OnceValue(func() []typeFields {
 })
 
 // podRows are those of a Pod, the rows that have files of their own included.
-func podRows() []typeFields { return slices.Concat(podFields, envFields, volumeFields, fieldRefFields) }
+func podRows() []typeFields {
+	return slices.Concat(podFields, envFields, affinityFields, volumeFields, fieldRefFields)
+}
 
 var podFields = []typeFields{
 	{of: v1.Pod{},
@@ -55,9 +57,9 @@ var podFields = []typeFields{
 			"dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken " +
 			"nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext " +
 			"schedulerName tolerations priorityClassName priority enableServiceLinks hostname subdomain " +
-			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os hostUsers runtimeClassName overhead",
+			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os hostUsers runtimeClassName overhead affinity",
 		refused: "ephemeralContainers imagePullSecrets " +
-			"affinity preemptionPolicy " +
+			"preemptionPolicy " +
 			"topologySpreadConstraints schedulingGates " +
 			"resourceClaims resources schedulingGroup evictionResponders"},
 

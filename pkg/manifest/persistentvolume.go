@@ -63,9 +63,6 @@ var persistentVolumeFields = []typeFields{
 	{of: v1.LocalVolumeSource{}, supported: "path fsType"},
 	{of: v1.NFSVolumeSource{}, supported: "server path readOnly"},
 	{of: v1.VolumeNodeAffinity{}, supported: "required"},
-	{of: v1.NodeSelector{}, supported: "nodeSelectorTerms"},
-	{of: v1.NodeSelectorTerm{}, supported: "matchExpressions matchFields"},
-	{of: v1.NodeSelectorRequirement{}, supported: "key operator values"},
 }
 
 func defaultPersistentVolume(v *v1.PersistentVolume) {

@@ -10,20 +10,51 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
+// affinityFields are the rows of a pod's affinity. What is preferred chooses
+// between nodes, and there is one.
+var affinityFields = []typeFields{
+	{of: v1.Affinity{}, supported: "nodeAffinity", refused: "podAffinity podAntiAffinity"},
+	{of: v1.NodeAffinity{}, supported: "requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution"},
+	{of: v1.PreferredSchedulingTerm{}, supported: "weight preference"},
+	{of: v1.NodeSelector{}, supported: "nodeSelectorTerms"},
+	{of: v1.NodeSelectorTerm{}, supported: "matchExpressions matchFields"},
+	{of: v1.NodeSelectorRequirement{}, supported: "key operator values"},
+}
+
+func validateNodeAffinity(a *v1.Affinity, p *field.Path) (errs field.ErrorList) {
+	if a == nil || a.NodeAffinity == nil {
+		return nil
+	}
+	p = p.Child("nodeAffinity")
+	if s := a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution; s != nil {
+		errs = validateNodeSelector(s, p.Child("requiredDuringSchedulingIgnoredDuringExecution"))
+	}
+	for i := range a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+		term, at := &a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution[i], p.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
+		if term.Weight < 1 || term.Weight > 100 {
+			errs = append(errs, field.Invalid(at.Child("weight"), term.Weight, "must be 1 to 100"))
+		}
+		errs = append(errs, validateNodeTerm(&term.Preference, false, at.Child("preference"))...)
+	}
+	return errs
+}
+
 func validateNodeSelector(s *v1.NodeSelector, p *field.Path) (errs field.ErrorList) {
 	at := p.Child("nodeSelectorTerms")
 	if len(s.NodeSelectorTerms) == 0 {
 		return field.ErrorList{field.Required(at, "must have at least one term")}
 	}
 	for i := range s.NodeSelectorTerms {
-		errs = append(errs, validateNodeTerm(&s.NodeSelectorTerms[i], at.Index(i))...)
+		errs = append(errs, validateNodeTerm(&s.NodeSelectorTerms[i], true, at.Index(i))...)
 	}
 	return errs
 }
 
-func validateNodeTerm(t *v1.NodeSelectorTerm, p *field.Path) (errs field.ErrorList) {
+// validateNodeTerm lets values be anything when they are not strict: the API
+// server does so where nothing is required.
+func validateNodeTerm(t *v1.NodeSelectorTerm, strict bool, p *field.Path) (errs field.ErrorList) {
 	for i, r := range t.MatchExpressions {
-		errs = append(errs, validateNodeLabel(r, p.Child("matchExpressions").Index(i))...)
+		errs = append(errs, validateNodeLabel(r, strict, p.Child("matchExpressions").Index(i))...)
 	}
 	for i, r := range t.MatchFields {
 		errs = append(errs, validateNodeField(r, p.Child("matchFields").Index(i))...)
@@ -31,7 +62,7 @@ func validateNodeTerm(t *v1.NodeSelectorTerm, p *field.Path) (errs field.ErrorLi
 	return errs
 }
 
-func validateNodeLabel(r v1.NodeSelectorRequirement, p *field.Path) (errs field.ErrorList) {
+func validateNodeLabel(r v1.NodeSelectorRequirement, strict bool, p *field.Path) (errs field.ErrorList) {
 	values := p.Child("values")
 	switch r.Operator {
 	case v1.NodeSelectorOpIn, v1.NodeSelectorOpNotIn:
@@ -51,7 +82,9 @@ func validateNodeLabel(r v1.NodeSelectorRequirement, p *field.Path) (errs field.
 	}
 	errs = append(errs, metavalidation.ValidateLabelName(r.Key, p.Child("key"))...)
 	for i, v := range r.Values {
-		errs = append(errs, invalid(values.Index(i), v, validation.IsValidLabelValue(v))...)
+		if strict {
+			errs = append(errs, invalid(values.Index(i), v, validation.IsValidLabelValue(v))...)
+		}
 	}
 	return errs
 }

@@ -7,6 +7,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
@@ -27,13 +28,13 @@ func IsRefusal(st v1.PodStatus) bool {
 	return st.Phase == v1.PodFailed && slices.Contains(refusals, st.Reason)
 }
 
-// Admission refuses pods whose nodeSelector does not match the node's labels,
+// Admission refuses pods whose nodeSelector or node affinity does not match the node,
 // pods that want a host port that a running pod has, and those that ask for a
 // protection that the node cannot give.
 func Admission(nodeLabels map[string]string, security NodeSecurity) func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
 	node := labels.Set(nodeLabels)
 	return func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
-		if !labels.SelectorFromSet(p.Spec.NodeSelector).Matches(node) {
+		if !labels.SelectorFromSet(p.Spec.NodeSelector).Matches(node) || !affine(p, nodeLabels) {
 			return &status.Refusal{Reason: ReasonNodeAffinity, Message: "Pod was rejected: Predicate NodeAffinity failed"}
 		}
 		for _, other := range running {
@@ -43,6 +44,13 @@ func Admission(nodeLabels map[string]string, security NodeSecurity) func(p *v1.P
 		}
 		return security.refuse(p)
 	}
+}
+
+// affine says whether the node is one that the pod's affinity requires.
+func affine(p *v1.Pod, nodeLabels map[string]string) bool {
+	a := p.Spec.Affinity
+	return a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil ||
+		pod.MatchesNode(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution, p.Spec.NodeName, nodeLabels)
 }
 
 func portsClash(a, b *v1.Pod) bool {

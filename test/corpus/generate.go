@@ -85,8 +85,18 @@ func (g *Generator) spec() Object {
 	g.maybe(spec, 20, "dnsConfig", constant(g, Object{"nameservers": []any{"10.0.0.1"}}, Object{"searches": []any{"a.example"}}, Object{}))
 	g.maybe(spec, 10, "hostAliases", constant[any](g, []any{Object{"ip": "10.0.0.1", "hostnames": []any{"a.example"}}}, []any{}))
 	g.maybe(spec, 20, "nodeSelector", constant(g, Object{"gpu": "nvidia"}, Object{}, Object{"kubernetes.io/os": "linux"}))
-	g.maybe(spec, 10, "serviceAccountName", constant(g, "default", ""))
-	g.maybe(spec, 10, "serviceAccount", constant(g, "default", ""))
+	g.maybe(spec, 10, "affinity", func() any {
+		a := Object{}
+		g.maybe(a, 70, "requiredDuringSchedulingIgnoredDuringExecution", func() any {
+			return Object{"nodeSelectorTerms": g.list(0, 2, g.nodeTerm)}
+		})
+		g.maybe(a, 40, "preferredDuringSchedulingIgnoredDuringExecution", func() any {
+			return g.list(0, 2, func(i int) any { return Object{"weight": pick(g, 1, 100, 0, 101), "preference": g.nodeTerm(i)} })
+		})
+		return Object{"nodeAffinity": a}
+	})
+	g.maybe(spec, 10, "serviceAccountName", constant(g, "default", "robot", "Robot", ""))
+	g.maybe(spec, 10, "serviceAccount", constant(g, "default", "robot", ""))
 	g.maybe(spec, 10, "automountServiceAccountToken", constant(g, false))
 	g.maybe(spec, 10, "nodeName", constant(g, "node-a", ""))
 	g.maybe(spec, 15, "hostNetwork", constant(g, true, false))

@@ -68,7 +68,8 @@ func unsupportedSpec() []Unsupported {
 	out := []Unsupported{
 		field("spec.ephemeralContainers", `[{"name":"e","image":"i"}]`),
 		field("spec.imagePullSecrets", `[{"name":"s"}]`),
-		field("spec.affinity", `{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"a","operator":"Exists"}]}]}}}`),
+		field("spec.affinity.podAffinity", `{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone","labelSelector":{}}]}`),
+		field("spec.affinity.podAntiAffinity", `{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone","labelSelector":{}}]}`),
 		field("spec.preemptionPolicy", `"Never"`),
 		field("spec.topologySpreadConstraints", `[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]`),
 		field("spec.os.name", `"windows"`),
