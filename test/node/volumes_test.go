@@ -176,6 +176,56 @@ func runtimeVolumes(t *testing.T, n *testbed.Node) {
 	}
 }
 
+// TestClaimsOfTheDeck claims the deck's volume by its label, and a volume of the
+// pod's own that is bound to the node; both keep what was written.
+func TestClaimsOfTheDeck(t *testing.T) {
+	n := started(t)
+	shared, own := n.Path("data"), n.Path("own")
+	if err := os.Mkdir(own, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pod := manifest{name: "claimant",
+		spec: `securityContext: {fsGroup: 2000}
+volumes:
+- name: shared
+  persistentVolumeClaim: {claimName: pvc-selector-example}
+- name: own
+  ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], volumeName: own, resources: {requests: {storage: 1Gi}}}}}
+`,
+		container: `volumeMounts:
+- {name: shared, mountPath: /shared}
+- {name: own, mountPath: /own, subPath: logs}
+`}.String()
+	n.WriteManifest("pod.yaml", pod)
+	n.WaitPods(long, waiting("claimant", "ContainerCreating"))
+	n.WriteManifest("volumes.yaml", strings.Replace(deck(t, "pv-pvc-selector"), "/mnt/data", shared, 1)+`---
+kind: PersistentVolume
+apiVersion: v1
+metadata: {name: own}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  local: {path: `+own+`}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [linux]}]}]}}
+`)
+	n.WaitPods(long, testbed.Running("claimant"))
+	id := runningID(t, n, "claimant", "main")
+	if out, code := n.ExecSync(id, "sh", "-c", "echo s >/shared/f && echo o >/own/f && stat -c %g /own"); code != 0 || out != "2000\n" {
+		t.Errorf("writing to the volumes: code %d, %q", code, out)
+	}
+	n.KillAgent()
+	n.StartAgent()
+	n.WaitPods(long, testbed.Running("claimant"))
+	if again := runningID(t, n, "claimant", "main"); again != id {
+		t.Errorf("the container was restarted: %s, %s", id, again)
+	}
+	n.RemoveManifest("pod.yaml")
+	n.WaitPods(long, testbed.Gone("claimant"))
+	expectClean(t, n)
+	fileHas(t, n, shared+"/f", "s")
+	fileHas(t, n, own+"/logs/f", "o")
+}
+
 // noneHolds fails when a file below a folder, as it is on the disk, holds a text.
 func noneHolds(t *testing.T, dir, text string) {
 	t.Helper()
