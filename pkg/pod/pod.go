@@ -46,6 +46,7 @@ const (
 	AnnotationTerminationMessagePath    = "io.kubernetes.container.terminationMessagePath"
 	AnnotationTerminationMessagePolicy  = "io.kubernetes.container.terminationMessagePolicy"
 	AnnotationContainerPorts            = "io.kubernetes.container.ports"
+	AnnotationPreStop                   = "io.kubernetes.container.preStopHandler"
 	AnnotationPodTerminationGracePeriod = "io.kubernetes.pod.terminationGracePeriod"
 
 	// AnnotationConfigSource, …Hash and …Seen stand on pods and sandboxes,

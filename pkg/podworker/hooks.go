@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -79,10 +80,27 @@ func (s *turn) postStart(ctx context.Context, p *v1.Pod, observed *runtime.Pod, 
 // or no time for it.
 func (s *turn) preStop(ctx context.Context, p *v1.Pod, observed *runtime.Pod, a lifecycle.Action) *hook {
 	spec, _, ok := pod.Container(p, a.Container)
-	if !ok || spec.Lifecycle == nil || spec.Lifecycle.PreStop == nil || !a.Deadline.After(s.m.Clock()) {
+	if !ok {
+		spec = noted(observed.Newest(a.Container))
+	}
+	if spec == nil || spec.Lifecycle == nil || spec.Lifecycle.PreStop == nil || !a.Deadline.After(s.m.Clock()) {
 		return nil
 	}
 	return s.beginHook(ctx, p, observed, a, spec, noteStopped, spec.Lifecycle.PreStop)
+}
+
+// noted is what was noted on a container of a pod that no source knows any more,
+// as far as its end needs it.
+func noted(c *runtime.Container) *v1.Container {
+	if c == nil || c.Annotations[pod.AnnotationPreStop] == "" {
+		return nil
+	}
+	spec := &v1.Container{Name: c.Name, Lifecycle: &v1.Lifecycle{}}
+	if json.Unmarshal([]byte(c.Annotations[pod.AnnotationPreStop]), &spec.Lifecycle.PreStop) != nil {
+		return nil
+	}
+	_ = json.Unmarshal([]byte(c.Annotations[pod.AnnotationContainerPorts]), &spec.Ports) // it may have none
+	return spec
 }
 
 // beginHook begins a hook, unless it was begun already; nil: an earlier agent

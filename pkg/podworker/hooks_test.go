@@ -175,3 +175,20 @@ func TestNameThatIsTooLong(t *testing.T) {
 		t.Errorf("containers %v", n.ids("a"))
 	}
 }
+
+// TestOrphanIsToldToo: of a pod that no source knows, the hook is noted on the
+// container.
+func TestOrphanIsToldToo(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	first := n.agent(dir, nil)
+	n.until("ready", n.ready("a"))
+	first.stop()
+	n.mu.Lock()
+	n.pods["a"].Containers[0].Annotations[pod.AnnotationPreStop] = `{"exec":{"command":["bye"]}}`
+	delete(n.records, "a")
+	n.mu.Unlock()
+	n.agent(dir, nil)
+	n.until("its hook was run", n.said(" runs bye"))
+	n.until("nothing of it is left", func() bool { return len(n.pods["a"].Sandboxes) == 0 })
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -343,6 +344,9 @@ func containerOf(l *cri.Container, st *cri.ContainerStatus) *Container {
 		ExitCode: st.GetExitCode(), Reason: st.GetReason(), Message: st.GetMessage(),
 		ImageRef: st.GetImageRef(), LogPath: st.GetLogPath(),
 		Labels: st.GetLabels(), Annotations: st.GetAnnotations(),
+	}
+	if u := st.GetUser().GetLinux(); u != nil {
+		d.User = &v1.LinuxContainerUser{UID: u.GetUid(), GID: u.GetGid(), SupplementalGroups: u.GetSupplementalGroups()}
 	}
 	d.Init = d.Annotations[pod.AnnotationContainerKind] == kindInit
 	// Not the runtime's own name for it, which is never the one in the spec.

@@ -26,7 +26,6 @@ const (
 // Annotations of kubelet that only this file writes.
 const (
 	annotationDeletionGrace = "io.kubernetes.pod.deletionGracePeriod"
-	annotationPreStop       = "io.kubernetes.container.preStopHandler"
 )
 
 // translator turns core/v1 into CRI. It is pure: everything it needs of the
@@ -223,7 +222,7 @@ func containerAnnotations(p *v1.Pod, c *v1.Container, o ContainerOptions) (map[s
 		m[pod.AnnotationPodTerminationGracePeriod] = strconv.FormatInt(*s, 10)
 	}
 	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
-		if err := annotateJSON(m, annotationPreStop, c.Lifecycle.PreStop); err != nil {
+		if err := annotateJSON(m, pod.AnnotationPreStop, c.Lifecycle.PreStop); err != nil {
 			return nil, err
 		}
 	}

@@ -67,7 +67,9 @@ type Container struct {
 	// made, ImageRef the resolved digest reference, ImageID the runtime's id.
 	SpecImage, ImageRef, ImageID string
 	LogPath                      string
-	Labels, Annotations          map[string]string
+	// User is whom its first process began as; nil when the runtime does not tell.
+	User                *v1.LinuxContainerUser
+	Labels, Annotations map[string]string
 }
 
 // Sandbox returns the newest sandbox, or nil.

@@ -113,6 +113,9 @@ func container(in Input, spec *v1.Container, old *v1.ContainerStatus, waiting st
 	if cur.SpecImage != "" {
 		st.Image = cur.SpecImage
 	}
+	if cur.User != nil {
+		st.User = &v1.ContainerUser{Linux: cur.User}
+	}
 	prev := previous(in.Observed, cur)
 	switch cur.State {
 	case runtime.StateRunning:

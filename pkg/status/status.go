@@ -233,6 +233,9 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 		{Type: v1.ContainersReady, Status: status(all), Reason: allReason, Message: allMsg},
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue},
 	}...)
+	if pod.HasResetRule(in.Pod) {
+		list = append(list, restarting(in, st.Phase))
+	}
 	if c, resizing := resizing(in); resizing {
 		list = append(list, c)
 	}
@@ -246,6 +249,21 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 		}
 	}
 	return list
+}
+
+// restarting is the condition of a pod whose containers may all have to begin
+// anew when one of them exits.
+func restarting(in Input, phase v1.PodPhase) v1.PodCondition {
+	c := v1.PodCondition{Type: v1.AllContainersRestarting, Status: v1.ConditionFalse}
+	switch {
+	case phase == v1.PodSucceeded:
+		c.Reason = reasonCompleted
+	case phase == v1.PodFailed:
+		c.Reason = reasonFailed
+	case lifecycle.Resetting(in.Pod, in.Observed):
+		c.Status, c.Reason, c.Message = v1.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule"
+	}
+	return c
 }
 
 // resizing is the condition of a pod with a running container that has other

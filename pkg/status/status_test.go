@@ -309,7 +309,9 @@ func TestVolumeMountsAndResources(t *testing.T) {
 	p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "w", MountPath: "/w"}, {Name: "r", MountPath: "/r", ReadOnly: true}, {Name: "rr", MountPath: "/rr", ReadOnly: true, RecursiveReadOnly: &enabled}}
 	p.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}
 	before := v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("1")}}
-	st := Compute(Input{Pod: p, Observed: observe(true, "", "a=running"), Now: began,
+	observed := observe(true, "", "a=running")
+	observed.Containers[0].User = &v1.LinuxContainerUser{UID: 7}
+	st := Compute(Input{Pod: p, Observed: observed, Now: began,
 		Known: map[string]lifecycle.Known{"a-0": {Hooked: true, Started: true, Ready: true, Applied: &before}}})
 	c := st.ContainerStatuses[0]
 	if m := c.VolumeMounts; len(m) != 3 || m[0].RecursiveReadOnly != nil || *m[1].RecursiveReadOnly != v1.RecursiveReadOnlyDisabled || *m[2].RecursiveReadOnly != enabled {
@@ -318,7 +320,28 @@ func TestVolumeMountsAndResources(t *testing.T) {
 	if c.Resources.Requests.Cpu().String() != "1" || c.AllocatedResources.Cpu().String() != "2" {
 		t.Errorf("%+v", c)
 	}
+	if c.User == nil || c.User.Linux.UID != 7 {
+		t.Errorf("user %+v", c.User)
+	}
 	if last := st.Conditions[len(st.Conditions)-1]; last.Type != v1.PodResizeInProgress || last.Status != v1.ConditionTrue {
 		t.Errorf("%+v", st.Conditions)
+	}
+}
+
+// TestRestartingCondition: a pod that begins anew says so until it has.
+func TestRestartingCondition(t *testing.T) {
+	p := testPod(v1.RestartPolicyNever, "", "a b")
+	never := v1.ContainerRestartPolicyNever
+	p.Spec.Containers[0].RestartPolicy = &never
+	p.Spec.Containers[0].RestartPolicyRules = []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{88}}}}
+	for what, want := range map[string]v1.ConditionStatus{"a=exited:88 b=running": v1.ConditionTrue, "a=running b=running": v1.ConditionFalse, "a=exited:1 b=running": v1.ConditionFalse} {
+		st := Compute(Input{Pod: p, Observed: observe(true, "", strings.Fields(what)...), Now: began})
+		if last := st.Conditions[len(st.Conditions)-1]; last.Type != v1.AllContainersRestarting || last.Status != want {
+			t.Errorf("%s: %+v", what, last)
+		}
+		if st.Phase != v1.PodRunning {
+			t.Errorf("%s: phase %s", what, st.Phase)
+		}
 	}
 }

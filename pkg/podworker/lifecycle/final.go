@@ -106,6 +106,16 @@ func stale(p *v1.Pod, o runtime.Pod, c *runtime.Container) bool {
 	return source != nil && c.SandboxID == source.SandboxID && !isEphemeral(p, c.Name) && c.Annotations[pod.AnnotationReset] != source.ID && !c.CreatedAt.After(source.FinishedAt)
 }
 
+// Resetting says that all of the pod is to begin anew and has not done so yet.
+func Resetting(p *v1.Pod, o runtime.Pod) bool {
+	for i := range o.Containers {
+		if c := &o.Containers[i]; o.Newest(c.Name) == c && stale(p, o, c) {
+			return true
+		}
+	}
+	return false
+}
+
 func isEphemeral(p *v1.Pod, name string) bool {
 	return slices.ContainsFunc(p.Spec.EphemeralContainers, func(e v1.EphemeralContainer) bool { return e.Name == name })
 }
