@@ -42,6 +42,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{{.Pause}}"
   restrict_oom_score_adj = true
+  enable_unprivileged_ports = true # as by default since 2.0
   disable_tcp_service = true
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"

@@ -63,6 +63,7 @@ func (a *agent) housekeep(ctx context.Context) error {
 		}
 		a.look(ctx, n)
 		a.evictOversized(ctx, n)
+		n.workers.EvictOutgrown()
 		if a.seen.Load().runtimeReason != "" {
 			continue // the rest needs the runtime
 		}

@@ -29,3 +29,12 @@ func TestAppArmorAnnotationIsSpec(t *testing.T) {
 		}
 	}
 }
+
+// TestGitRepoIsRefused: whoever could have a repository fetched had its hooks
+// run by root (CVE-2024-10220), and others of the host read (CVE-2025-1767).
+func TestGitRepoIsRefused(t *testing.T) {
+	objects, errs := Decode([]byte(plainPod+"  volumes:\n  - name: code\n    gitRepo: {repository: 'ext::sh -c id', directory: x/.git}\n"), Options{Origin: "t.yaml"})
+	if len(objects) != 0 || len(errs) != 1 || !errs[0].Unsupported || errs[0].Field != "spec.volumes[0].gitRepo" {
+		t.Errorf("%d objects, errors %v", len(objects), errs)
+	}
+}

@@ -1,12 +1,16 @@
 package podworker
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/runtime"
 )
 
 // TestRemoveLogs: one pod's logs and links go, also dead ones; others stay.
@@ -73,5 +77,70 @@ func TestHostsFile(t *testing.T) {
 		if b, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(b), tc.want) {
 			t.Errorf("%s: %v: %s", name, err, b)
 		}
+	}
+}
+
+// TestFilesOutgrown: what a container writes into its hosts file and its
+// termination message counts, and nothing else does (CVE-2020-8557).
+func TestFilesOutgrown(t *testing.T) {
+	dir := t.TempDir()
+	m := New(Options{PodsDir: dir})
+	if n, err := m.OwnFiles("none"); n != 0 || err != nil {
+		t.Errorf("a pod without files: %d, %v", n, err)
+	}
+	big := make([]byte, 1<<20)
+	for _, name := range []string{"etc-hosts", "containers/main/0.msg", "containers/main/1.msg", "volumes/data/file"} {
+		file := filepath.Join(dir, "u", name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, big, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/", filepath.Join(dir, "u/containers/main/link")); err != nil {
+		t.Fatal(err)
+	}
+	// A file that is long and takes nothing is not what fills the disk.
+	if err := os.Truncate(filepath.Join(dir, "u/etc-hosts"), 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := m.OwnFiles("u"); n < 3<<20 || n > 4<<20 || err != nil {
+		t.Errorf("three files of 1 MiB take %d, %v", n, err)
+	}
+}
+
+// TestMessagesLeadNowhere: a link or a pipe where a message or a log was is not
+// read.
+func TestMessagesLeadNowhere(t *testing.T) {
+	m := New(Options{PodsDir: t.TempDir(), PodLogDir: t.TempDir()})
+	p := testPod("x", v1.RestartPolicyNever, "main")
+	p.Spec.Containers[0].TerminationMessagePolicy = v1.TerminationMessageFallbackToLogsOnError
+	secret := filepath.Join(t.TempDir(), "secret")
+	message, err := m.makeMessageFile(p, "main", 0)
+	log := filepath.Join(m.logDir(p), logPath("main", 0))
+	err = errors.Join(err, os.MkdirAll(filepath.Dir(log), 0o755),
+		os.WriteFile(secret, []byte("2026-01-01T00:00:00Z stdout F secret\n"), 0o600), os.Symlink(secret, log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := &runtime.Container{Name: "main", ExitCode: 1}
+	if got := m.terminationMessage(p, dead); got != "" {
+		t.Errorf("the log is a link: %q", got)
+	}
+	if err := os.Remove(message); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(secret, message); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.terminationMessage(p, dead); !strings.HasPrefix(got, "Error reading termination message") || strings.Contains(got, "stdout") {
+		t.Errorf("the message is a link: %q", got)
+	}
+	if _, err := m.makeMessageFile(p, "main", 0); err == nil {
+		t.Error("a message is written through a link")
+	}
+	if err := errors.Join(os.Remove(message), syscall.Mkfifo(message, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.terminationMessage(p, dead); !strings.Contains(got, "not a regular file") {
+		t.Errorf("the message is a pipe: %q", got)
 	}
 }

@@ -111,6 +111,15 @@ func TestSecurityContext(t *testing.T) {
 	n.WaitPods(long, testbed.Running("ctx", "number", "named"))
 
 	t.Run("processes", func(t *testing.T) { securityOfProcesses(t, n) })
+	t.Run("the deck's demo", func(t *testing.T) {
+		n.WaitPods(long, testbed.Running("security-context-demo"))
+		expectProcess(t, n, "security-context-demo", "sec-ctx-demo", map[string]string{"Uid": ids4(2000), "NoNewPrivs": "1", "CapBnd": "00000000aa0435fb"})
+		id := runningID(t, n, "security-context-demo", "sec-ctx-demo")
+		out, code := n.ExecSync(id, "sh", "-c", "echo hello >/data/demo/testfile && stat -c %g /data/demo /data/demo/testfile")
+		if code != 0 || strings.Join(strings.Fields(out), " ") != "2000 2000" {
+			t.Errorf("groups of the volume and of a file in it: code %d, %q", code, out)
+		}
+	})
 	t.Run("contradictions", func(t *testing.T) { contradictions(t, n) })
 	t.Run("no AppArmor in the kernel", func(t *testing.T) {
 		if _, err := os.Stat("/sys/module/apparmor"); err == nil {
@@ -173,6 +182,7 @@ func writeSecurityPods(t *testing.T, n *testbed.Node) {
 		user(name, c[0], c[1])
 	}
 	n.WriteManifest("armor.yaml", deck(t, "hello-apparmor"))
+	n.WriteManifest("demo.yaml", deck(t, "security-context-demo"))
 	pod := func(name, spec, container string) {
 		n.WriteManifest(name+".yaml", manifest{name: name, spec: spec + "\n", container: container}.String())
 	}
@@ -386,4 +396,17 @@ func imageUserStays(t *testing.T, n *testbed.Node) {
 	n.KillAgent()
 	n.StartAgent()
 	kill(3)
+}
+
+// TestHostsFileOutgrown is CVE-2020-8557: the hosts file is the host's disk, and
+// whoever fills it goes.
+func TestHostsFileOutgrown(t *testing.T) {
+	n := started(t)
+	for name, megabytes := range map[string]int{"greedy": 40, "modest": 1} {
+		n.WriteManifest(name+".yaml", manifest{name: name, script: fmt.Sprintf("dd if=/dev/zero bs=1M count=%d >>/etc/hosts; %s", megabytes, forever)}.String())
+	}
+	pods := n.WaitPods(long, all(testbed.Phase("greedy", v1.PodFailed), testbed.Running("modest")))
+	if p, _ := pods.Get("greedy"); p.Status.Reason != "Evicted" || !strings.Contains(p.Status.Message, "/etc/hosts") {
+		t.Errorf("%s: %s", p.Status.Reason, p.Status.Message)
+	}
 }

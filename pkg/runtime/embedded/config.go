@@ -58,6 +58,7 @@ disabled_plugins = [
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = {{q .SandboxImage}}
   restrict_oom_score_adj = {{.RestrictOOM}}
+  enable_unprivileged_ports = true # as by default since 2.0
   disable_tcp_service = true
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
