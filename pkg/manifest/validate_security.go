@@ -85,7 +85,7 @@ func validateSysctls(spec *v1.PodSpec, p *field.Path) (errs field.ErrorList) {
 }
 
 // validateHostUsers keeps users of a pod's own out of other namespaces of the
-// host. Two of the paths are misspelt by the API server.
+// host and from its devices. Two of the paths are misspelt by the API server.
 func validateHostUsers(spec *v1.PodSpec, p *field.Path) (errs field.ErrorList) {
 	if hostUsers(spec) {
 		return nil
@@ -98,6 +98,11 @@ func validateHostUsers(spec *v1.PodSpec, p *field.Path) (errs field.ErrorList) {
 			errs = append(errs, field.Forbidden(p.Child(f.name), "cannot be combined with hostUsers: false"))
 		}
 	}
+	eachContainer(spec, p, func(c *v1.Container, at *field.Path) {
+		if len(c.VolumeDevices) > 0 {
+			errs = append(errs, field.Forbidden(at.Child("volumeDevices"), "cannot be combined with hostUsers: false"))
+		}
+	})
 	return errs
 }
 

@@ -69,7 +69,7 @@ func Full() Object {
 			"affinity": Object{"nodeAffinity": Object{"requiredDuringSchedulingIgnoredDuringExecution": Object{"nodeSelectorTerms": clone(nodeTerms)},
 				"preferredDuringSchedulingIgnoredDuringExecution": []any{Object{"weight": 5, "preference": clone(nodeTerms[0])}}}},
 			"serviceAccountName": "builder", "serviceAccount": "builder", "automountServiceAccountToken": true,
-			"nodeName": "node-a", "hostNetwork": false, "hostPID": false, "hostIPC": false, "hostUsers": false, "shareProcessNamespace": true,
+			"nodeName": "node-a", "hostNetwork": false, "hostPID": false, "hostIPC": false, "hostUsers": true, "shareProcessNamespace": true,
 			"runtimeClassName": "kata", "overhead": Object{"cpu": "250m", "memory": "120Mi"},
 			"securityContext": podSecurity(), "schedulerName": "mine",
 			"tolerations": []any{

@@ -86,6 +86,7 @@ func security() (out []Variant) {
 		for _, host := range []string{``, `"hostNetwork":true,`, `"hostIPC":true,`, `"hostPID":true,`} {
 			pod("hostUsers", ``, host+`"hostUsers":`+users+`,`, `{"procMount":"Unmasked","privileged":true}`)
 			pod("hostUsers", ``, host+`"hostUsers":`+users+`,`, ``)
+			pod("hostUsers and devices", ``, host+`"hostUsers":`+users+`,"volumes":[{"name":"d","persistentVolumeClaim":{"claimName":"c"}}],`, `,"volumeDevices":[{"name":"d","devicePath":"/dev/x"}]`)
 		}
 	}
 	for _, class := range []string{`""`, `"kata"`, `"a.b"`, `"A"`, `"-"`, `null`, `5`} {
