@@ -216,7 +216,7 @@ func (s *turn) createContainer(ctx context.Context, p *v1.Pod, observed *runtime
 	if err != nil {
 		return false, time.Time{}, err
 	}
-	if err := s.m.noteGiven(p.UID, spec.Name, a.Attempt, &spec.Resources); err != nil {
+	if err := errors.Join(s.m.clearNotes(p.UID, spec.Name, a.Attempt), s.m.noteGiven(p.UID, spec.Name, a.Attempt, &spec.Resources)); err != nil {
 		return false, time.Time{}, err
 	}
 	id, err := s.m.Containers.CreateContainer(ctx, p, spec, o)

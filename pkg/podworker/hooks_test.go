@@ -192,3 +192,21 @@ func TestOrphanIsToldToo(t *testing.T) {
 	n.until("its hook was run", n.said(" runs bye"))
 	n.until("nothing of it is left", func() bool { return len(n.pods["a"].Sandboxes) == 0 })
 }
+
+// TestRuntimeThatHasLostEverything begins to count anew: what is noted down of
+// containers before is not of these.
+func TestRuntimeThatHasLostEverything(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	n.want(hookedPod("a", execHook("hello"), nil))
+	first := n.agent(dir, nil)
+	n.until("ready", n.ready("a"))
+	first.stop()
+	n.mu.Lock()
+	delete(n.pods, "a")
+	n.mu.Unlock()
+	before := n.count(" runs hello")
+	n.agent(dir, nil)
+	n.until("the hook is run", func() bool {
+		return len(slices.DeleteFunc(slices.Clone(n.events), func(e string) bool { return !strings.Contains(e, " runs hello") })) > before
+	})
+}

@@ -132,6 +132,17 @@ func (m *Manager) noteFile(uid types.UID, c *runtime.Container, n note) string {
 	return filepath.Join(m.podDir(uid), "containers", c.Name, strconv.Itoa(int(c.Attempt))+"."+string(n))
 }
 
+// clearNotes forgets what is noted down of a container that is about to be made:
+// a runtime that has lost everything begins to count anew.
+func (m *Manager) clearNotes(uid types.UID, container string, attempt uint32) error {
+	for _, n := range allNotes {
+		if err := m.setNote(uid, &runtime.Container{Name: container, Attempt: attempt}, n, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (m *Manager) setNote(uid types.UID, c *runtime.Container, n note, holds bool) error {
 	path := m.noteFile(uid, c, n)
 	if !holds {
