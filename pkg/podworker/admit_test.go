@@ -23,12 +23,6 @@ func TestAdmission(t *testing.T) {
 		p.Spec.SecurityContext, p.Spec.Containers[0].SecurityContext = &sc, container
 		return p
 	}
-	affine := func(values ...string) *v1.Pod {
-		p := testPod("w", v1.RestartPolicyAlways, "c")
-		p.Spec.Affinity = &v1.Affinity{NodeAffinity: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{
-			NodeSelectorTerms: []v1.NodeSelectorTerm{{MatchExpressions: []v1.NodeSelectorRequirement{{Key: "gpu", Operator: v1.NodeSelectorOpIn, Values: values}}}}}}}
-		return p
-	}
 	strict, merge := v1.SupplementalGroupsPolicyStrict, v1.SupplementalGroupsPolicyMerge
 	sysctl := func(name string, change func(*v1.PodSpec)) *v1.Pod {
 		p := secured(v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: name, Value: "1"}}}, nil)
@@ -55,8 +49,8 @@ func TestAdmission(t *testing.T) {
 		"AppArmor, of one":           {pod: secured(v1.PodSecurityContext{}, &v1.SecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeLocalhost)}), want: ReasonAppArmor},
 		"AppArmor, of none": {pod: secured(v1.PodSecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeLocalhost)},
 			&v1.SecurityContext{AppArmorProfile: profile(v1.AppArmorProfileTypeUnconfined)})},
-		"affinity matches":      {pod: affine("amd", "nvidia")},
-		"affinity differs":      {pod: affine("amd"), want: ReasonNodeAffinity},
+		"affinity matches":      {pod: requires("amd", "nvidia")},
+		"affinity differs":      {pod: requires("amd"), want: ReasonNodeAffinity},
 		"label matches":         {pod: selects("gpu", "nvidia")},
 		"label differs":         {pod: selects("gpu", "amd"), want: ReasonNodeAffinity},
 		"label missing":         {pod: selects("disk", "ssd"), want: ReasonNodeAffinity},
@@ -87,4 +81,12 @@ func TestAdmission(t *testing.T) {
 			t.Errorf("%s: refused for %q, want %q", name, got, tc.want)
 		}
 	}
+}
+
+// requires is a pod for nodes with one of the GPUs.
+func requires(gpus ...string) *v1.Pod {
+	p := testPod("w", v1.RestartPolicyAlways, "c")
+	p.Spec.Affinity = &v1.Affinity{NodeAffinity: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{
+		NodeSelectorTerms: []v1.NodeSelectorTerm{{MatchExpressions: []v1.NodeSelectorRequirement{{Key: "gpu", Operator: v1.NodeSelectorOpIn, Values: gpus}}}}}}}
+	return p
 }

@@ -76,68 +76,76 @@ stringData: {password: hunter2hunter2}
 `)
 	pods := n.WaitPods(long, testbed.Running("reader"))
 
-	t.Run("its variables and its volume", func(t *testing.T) {
-		p, _ := pods.Get("reader")
-		n.Eventually(long, "the log has all of it", func() error {
-			out := cli(t, n, "logs", "reader")
-			for _, want := range []string{"CITY=Ann Arbor", "ALL_city=Ann Arbor", "PASSWORD=hunter2hunter2", "NODE=" + p.Spec.NodeName, "IP=" + p.Status.PodIP,
-				"GREETING=Ann Arbor at 5432", "DB_SERVICE_HOST=10.96.0.77", "DB_PORT_5432_TCP_ADDR=10.96.0.77", "from the volume"} {
-				if !strings.Contains("\n"+out, "\n"+want+"\n") {
-					return fmt.Errorf("no line %q in\n%s", want, out)
-				}
-			}
-			return nil
-		})
-	})
-	t.Run("they are shown", func(t *testing.T) {
-		for args, want := range map[string][]string{
-			"get pvc": {"data", "Bound", "disk", "2Gi", "RWO"}, "get pv": {"disk", "2Gi", "RWO", "Retain", "Bound", "default/data"},
-			"get cm": {"settings", "1"}, "get secrets": {"login", "Opaque", "1"},
-		} {
-			if out := cli(t, n, strings.Fields(args)...); !hasRow(out, want...) {
-				t.Errorf("%s:\n%s", args, out)
-			}
-		}
-		if out := cli(t, n, "describe", "secret", "login"); strings.Contains(out, "hunter2") || !strings.Contains(out, "14 bytes") {
-			t.Errorf("describe secret:\n%s", out)
-		}
-	})
-	t.Run("a pod of another kind of node is refused", func(t *testing.T) {
-		n.WaitPods(long, testbed.Phase("away", v1.PodFailed))
-		if out := cli(t, n, "get", "pods"); !hasRow(out, "away", "0/1", "NodeAffinity") {
-			t.Errorf("get pods:\n%s", out)
-		}
-	})
-	t.Run("the agent keeps no secret on the disk and restarts nothing", func(t *testing.T) {
-		before := ids(t, n)
-		n.KillAgent()
-		n.StartAgent()
-		n.WaitPods(long, testbed.Running("reader"))
-		if after := ids(t, n); before["reader/main"] != after["reader/main"] {
-			t.Errorf("before %v, after %v", before, after)
-		}
-		for _, dir := range []string{"pods", "resources", "objects"} {
-			err := filepath.WalkDir(filepath.Join(n.StateDir(), dir), func(path string, d fs.DirEntry, err error) error {
-				if err != nil || !d.Type().IsRegular() {
-					return err
-				}
-				text, err := os.ReadFile(path)
-				if bytes.Contains(text, []byte("hunter2")) || bytes.Contains(text, []byte("aHVudGVyMm")) {
-					t.Errorf("%s has the password", path)
-				}
-				return err
-			})
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				t.Error(err)
-			}
-		}
-		if strings.Contains(n.AgentLog(), "hunter2") {
-			t.Error("the log has the password")
-		}
-	})
+	t.Run("its variables and its volume", func(t *testing.T) { variablesOf(t, n, pods) })
+	t.Run("they are shown", func(t *testing.T) { objectsShown(t, n) })
+	t.Run("a pod of another kind of node is refused", func(t *testing.T) { refusedElsewhere(t, n) })
+	t.Run("the agent keeps no secret on the disk and restarts nothing", func(t *testing.T) { secretsStayInMemory(t, n) })
 	for _, m := range []string{"reader", "away", "service", "config", "volume"} {
 		n.RemoveManifest(m + ".yaml")
 	}
 	n.WaitPods(long, testbed.Gone("reader", "away"))
 	expectClean(t, n)
+}
+
+func variablesOf(t *testing.T, n *testbed.Node, pods testbed.Pods) {
+	p, _ := pods.Get("reader")
+	n.Eventually(long, "the log has all of it", func() error {
+		out := cli(t, n, "logs", "reader")
+		for _, want := range []string{"CITY=Ann Arbor", "ALL_city=Ann Arbor", "PASSWORD=hunter2hunter2", "NODE=" + p.Spec.NodeName, "IP=" + p.Status.PodIP,
+			"GREETING=Ann Arbor at 5432", "DB_SERVICE_HOST=10.96.0.77", "DB_PORT_5432_TCP_ADDR=10.96.0.77", "from the volume"} {
+			if !strings.Contains("\n"+out, "\n"+want+"\n") {
+				return fmt.Errorf("no line %q in\n%s", want, out)
+			}
+		}
+		return nil
+	})
+}
+
+func objectsShown(t *testing.T, n *testbed.Node) {
+	for args, want := range map[string][]string{
+		"get pvc": {"data", "Bound", "disk", "2Gi", "RWO"}, "get pv": {"disk", "2Gi", "RWO", "Retain", "Bound", "default/data"},
+		"get cm": {"settings", "1"}, "get secrets": {"login", "Opaque", "1"},
+	} {
+		if out := cli(t, n, strings.Fields(args)...); !hasRow(out, want...) {
+			t.Errorf("%s:\n%s", args, out)
+		}
+	}
+	if out := cli(t, n, "describe", "secret", "login"); strings.Contains(out, "hunter2") || !strings.Contains(out, "14 bytes") {
+		t.Errorf("describe secret:\n%s", out)
+	}
+}
+
+func refusedElsewhere(t *testing.T, n *testbed.Node) {
+	n.WaitPods(long, testbed.Phase("away", v1.PodFailed))
+	if out := cli(t, n, "get", "pods"); !hasRow(out, "away", "0/1", "NodeAffinity") {
+		t.Errorf("get pods:\n%s", out)
+	}
+}
+
+func secretsStayInMemory(t *testing.T, n *testbed.Node) {
+	before := ids(t, n)
+	n.KillAgent()
+	n.StartAgent()
+	n.WaitPods(long, testbed.Running("reader"))
+	if after := ids(t, n); before["reader/main"] != after["reader/main"] {
+		t.Errorf("before %v, after %v", before, after)
+	}
+	for _, dir := range []string{"pods", "resources", "objects"} {
+		err := filepath.WalkDir(filepath.Join(n.StateDir(), dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if bytes.Contains(text, []byte("hunter2")) || bytes.Contains(text, []byte("aHVudGVyMm")) {
+				t.Errorf("%s has the password", path)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+	}
+	if strings.Contains(n.AgentLog(), "hunter2") {
+		t.Error("the log has the password")
+	}
 }
