@@ -36,7 +36,7 @@ func failureReason(err error) string {
 // runs once per worker and sandbox; all of it is idempotent, so after a
 // restart of the agent it finds what is there.
 func (s *turn) prepare(ctx context.Context, p *v1.Pod) error {
-	if s.mounted != nil {
+	if s.mounted != nil && !mountsMore(p, s.mounted) {
 		return nil
 	}
 	for _, dir := range []string{s.m.podDir(s.uid), s.m.logDir(p)} {

@@ -62,6 +62,17 @@ func messages(err error, message string) (out []string) {
 	return out
 }
 
+// mountsMore says that a container for debugging, which came later, mounts a
+// volume that no other does: it is yet to be set up.
+func mountsMore(p *v1.Pod, mounted map[string]volumes.Mounted) bool {
+	return slices.ContainsFunc(p.Spec.EphemeralContainers, func(e v1.EphemeralContainer) bool {
+		return slices.ContainsFunc(e.VolumeMounts, func(m v1.VolumeMount) bool {
+			_, there := mounted[m.Name]
+			return !there
+		})
+	})
+}
+
 // configError marks what kubelet calls an error of the container's
 // configuration: the runtime was not asked.
 func configError(err error) error {

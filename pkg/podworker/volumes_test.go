@@ -112,3 +112,23 @@ func (n *node) ContainerMounts(_ context.Context, _ *v1.Pod, c *v1.Container, _ 
 	}
 	return out, nil
 }
+
+func TestDebugContainerThatMountsMore(t *testing.T) {
+	p := testPod("a", v1.RestartPolicyAlways, "one")
+	p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "not even there"}}
+	mounted := map[string]volumes.Mounted{"data": {}}
+	if mountsMore(p, mounted) {
+		t.Error("asks again for what no container for debugging mounts")
+	}
+	debug := v1.EphemeralContainer{}
+	debug.VolumeMounts = []v1.VolumeMount{{Name: "data"}}
+	p.Spec.EphemeralContainers = []v1.EphemeralContainer{debug}
+	if mountsMore(p, mounted) {
+		t.Error("asks again for what is set up")
+	}
+	debug.VolumeMounts = []v1.VolumeMount{{Name: "data"}, {Name: "keys"}}
+	p.Spec.EphemeralContainers = []v1.EphemeralContainer{debug}
+	if !mountsMore(p, mounted) {
+		t.Error("the other volume is not set up")
+	}
+}
