@@ -180,3 +180,28 @@ func TestSchemas(t *testing.T) {
 		}
 	}
 }
+
+// TestFieldValidation: unknown fields are refused, or dropped with a word or
+// without one, as the client says; what is known and not supported never is.
+func TestFieldValidation(t *testing.T) {
+	f := newFixture(t, nil)
+	odd := strings.Replace(podYAML("web", ""), "image:", "imaeg: x\n    image:", 1) + "  odd.field: {a: b}\n"
+	for _, mode := range []string{"", "?fieldValidation=Strict"} {
+		st := f.call(t, "POST", podsPath+mode, odd, "Content-Type", mediaYAML).status(400, metav1.StatusReasonBadRequest)
+		if !strings.Contains(st.Message, `unknown field "spec.containers[0].imaeg"`) {
+			t.Error(st.Message)
+		}
+	}
+	warned := f.call(t, "POST", podsPath+"?fieldValidation=Warn&dryRun=All", odd, "Content-Type", mediaYAML).code(201)
+	if got := warned.Header().Values("Warning"); len(got) != 2 || !strings.Contains(got[0]+got[1], `unknown field \"spec.containers[0].imaeg\"`) {
+		t.Errorf("warnings %q", got)
+	}
+	made := f.call(t, "POST", podsPath+"?fieldValidation=Ignore", odd, "Content-Type", mediaYAML).code(201)
+	if made.pod().Spec.Containers[0].Image != "example.org/app:1" || len(made.Header().Values("Warning")) != 0 {
+		t.Errorf("%s", made.Body)
+	}
+	f.call(t, "PATCH", podsPath+"/web?fieldValidation=Ignore", `{"spec":{"odd":1},"metadata":{"labels":{"a":"b"}}}`,
+		"Content-Type", "application/merge-patch+json").code(200)
+	f.call(t, "POST", podsPath+"?fieldValidation=Ignore", podYAML("other", "")+"  ephemeralContainers: [{name: x}]\n", "Content-Type", mediaYAML).
+		status(422, metav1.StatusReasonInvalid)
+}

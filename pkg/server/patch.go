@@ -61,6 +61,7 @@ func (s *Server) patchObject(w http.ResponseWriter, r *http.Request, v *view, ke
 		if len(patched) > maxBody {
 			return nil, tooLarge(len(patched))
 		}
+		patched = s.tolerate(w, v, patched, mode)
 		if err := s.track(v, rec, patched, &mode); err != nil {
 			return nil, err
 		}

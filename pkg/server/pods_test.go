@@ -76,7 +76,6 @@ func TestCreateRefused(t *testing.T) {
 		{name: "taken by a file", body: podYAML("static", ""), code: 409, reason: metav1.StatusReasonAlreadyExists},
 		{name: "other namespace", body: podYAML("a", "  namespace: other\n"), code: 400, reason: metav1.StatusReasonBadRequest, message: "the namespace of the provided object does not match the namespace sent on the request"},
 		{name: "unknown field", body: podYAML("a", "") + "    foo: 1\n", code: 400, reason: metav1.StatusReasonBadRequest, message: `strict decoding error: unknown field "spec.containers[0].foo"`, field: "spec.containers[0].foo"},
-		{name: "unknown field, lenient client", path: podsPath + "?fieldValidation=Ignore", body: podYAML("a", "") + "    foo: 1\n", code: 400, reason: metav1.StatusReasonBadRequest},
 		{name: "field twice", body: `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","name":"b"},"spec":{"containers":[{"name":"a","image":"b"}]}}`, code: 400, reason: metav1.StatusReasonBadRequest},
 		{name: "invalid", body: strings.Replace(podYAML("a", ""), "image: example.org/app:1", "imagePullPolicy: Sometimes", 1), code: 422, reason: metav1.StatusReasonInvalid, message: `Pod "a" is invalid: `, field: "spec.containers[0].image"},
 		{name: "no name", body: podYAML(`""`, ""), code: 422, reason: metav1.StatusReasonInvalid, field: "metadata.name"},

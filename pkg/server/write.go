@@ -24,6 +24,8 @@ const changeTries = 5
 // writeMode is what a client says about how its change is made.
 type writeMode struct {
 	dry bool
+	// validation is what becomes of unknown fields (metav1.FieldValidationStrict, …).
+	validation string
 	// manager is who makes the change.
 	manager string
 	// managed is the record of who set what once it is made; nil: there is none.
@@ -43,7 +45,7 @@ func (s *Server) writeRequest(w http.ResponseWriter, r *http.Request) (f format,
 	mode.manager = managerOf(r)
 	switch v := q.Get("fieldValidation"); v {
 	case "", metav1.FieldValidationStrict, metav1.FieldValidationWarn, metav1.FieldValidationIgnore:
-		// Always strict: a field that is silently dropped helps nobody.
+		mode.validation = v
 	default:
 		return f, mode, nil, apierrors.NewBadRequest(fmt.Sprintf("query parameter fieldValidation: %q is none of Strict, Warn, Ignore", v))
 	}
@@ -79,6 +81,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request, v *view, n
 	if err != nil {
 		return err
 	}
+	raw = s.tolerate(w, v, raw, mode)
 	o, err := s.decodeObject(raw, v.servedKind, manifest.Options{
 		Namespace: namespace, UID: uuid.NewUUID(), GenerateName: s.freeName(v, namespace),
 	}, true)
@@ -130,6 +133,7 @@ func (s *Server) updateObject(w http.ResponseWriter, r *http.Request, v *view, k
 	if err != nil {
 		return err
 	}
+	raw = s.tolerate(w, v, raw, mode)
 	o, err := attempt(v, key, func(rec record) (manifest.Resource, error) {
 		if err := s.track(v, rec, raw, &mode); err != nil {
 			return nil, err
