@@ -47,24 +47,7 @@ volumeMounts:
 // container, and that an agent killed at any moment loses and leaves nothing.
 func TestVolumesOfObjects(t *testing.T) {
 	n := started(t)
-	n.WriteManifest("pod.yaml", reader("one").String())
-	missing := `MountVolume.SetUp failed for volume "settings" : configmap "manifest-example" not found`
-	n.WaitPods(long, func(pods testbed.Pods) error {
-		p, err := pods.Get("reader")
-		if err != nil || len(p.Status.ContainerStatuses) == 0 {
-			return fmt.Errorf("no status yet: %v", err)
-		}
-		if w := p.Status.ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "ContainerCreating" || !strings.Contains(w.Message, missing) {
-			return fmt.Errorf("waiting: %+v", w)
-		}
-		return nil
-	})
-	n.Eventually(long, "an event that says so", func() error {
-		if out := cli(t, n, "get", "events"); !strings.Contains(out, "FailedMount") || !strings.Contains(out, missing) {
-			return fmt.Errorf("events:\n%s", out)
-		}
-		return nil
-	})
+	waitsForItsObjects(t, n)
 	n.WriteManifest("configmap.yaml", deck(t, "configmap"))
 	n.WriteManifest("secret.yaml", deck(t, "secret"))
 	n.WaitPods(long, testbed.Running("reader"))
@@ -138,6 +121,28 @@ func TestVolumesOfObjects(t *testing.T) {
 		n.StartAgent()
 		n.WaitPods(long, testbed.Gone("reader", "image", "recursive"))
 		expectClean(t, n)
+	})
+}
+
+// waitsForItsObjects starts the reader before there is what it mounts.
+func waitsForItsObjects(t *testing.T, n *testbed.Node) {
+	n.WriteManifest("pod.yaml", reader("one").String())
+	missing := `MountVolume.SetUp failed for volume "settings" : configmap "manifest-example" not found`
+	n.WaitPods(long, func(pods testbed.Pods) error {
+		p, err := pods.Get("reader")
+		if err != nil || len(p.Status.ContainerStatuses) == 0 {
+			return fmt.Errorf("no status yet: %v", err)
+		}
+		if w := p.Status.ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "ContainerCreating" || !strings.Contains(w.Message, missing) {
+			return fmt.Errorf("waiting: %+v", w)
+		}
+		return nil
+	})
+	n.Eventually(long, "an event that says so", func() error {
+		if out := cli(t, n, "get", "events"); !strings.Contains(out, "FailedMount") || !strings.Contains(out, missing) {
+			return fmt.Errorf("events:\n%s", out)
+		}
+		return nil
 	})
 }
 
