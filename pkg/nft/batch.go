@@ -172,14 +172,40 @@ func (b *Batch) nest(kind uint16, f func()) {
 	binary.NativeEndian.PutUint16(b.buf[start:], uint16(len(b.buf)-start))
 }
 
-// Send makes the transaction, in the network namespace of the calling thread.
-func (b *Batch) Send() error {
-	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
-	if err != nil {
-		return fmt.Errorf("nftables: %w", os.NewSyscallError("socket", err))
+// Socket sends batches. It stays open from the first one to Close: where a
+// transaction removes something, the kernel makes whoever closes a socket wait
+// until nobody looks at that any more, which is tens of milliseconds. The zero
+// value is ready for use, by one goroutine at a time.
+type Socket struct{ file *os.File }
+
+// Send makes the transaction, in the network namespace that the calling thread
+// was in when the first one was sent.
+func (s *Socket) Send(b *Batch) error {
+	if s.file == nil {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+		if err != nil {
+			return fmt.Errorf("nftables: %w", os.NewSyscallError("socket", err))
+		}
+		s.file = os.NewFile(uintptr(fd), "nftables")
 	}
-	defer unix.Close(s)
 	b.message(unix.NFNL_MSG_BATCH_END, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
+	if err := b.send(int(s.file.Fd())); err != nil {
+		return errors.Join(err, s.Close()) // an answer may still be in it
+	}
+	return nil
+}
+
+// Close may be called again, and so may Send.
+func (s *Socket) Close() error {
+	if s.file == nil {
+		return nil
+	}
+	err := s.file.Close()
+	s.file = nil
+	return err
+}
+
+func (b *Batch) send(s int) error {
 	if err := unix.Sendto(s, b.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("nftables: %w", os.NewSyscallError("sendto", err))
 	}

@@ -60,6 +60,7 @@ type Backend struct {
 	mu     sync.Mutex
 	table  table
 	net    *network
+	socket nft.Socket
 	loaded bool // the kernel holds what Apply was last told
 
 	have    state
@@ -400,5 +401,5 @@ func (b *Backend) Close() error {
 		b.net.close()
 	}
 	b.table, b.net, b.loaded = nil, nil, false
-	return nil
+	return b.socket.Close()
 }

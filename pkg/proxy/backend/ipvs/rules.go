@@ -222,7 +222,9 @@ func (b *Backend) program(ctx context.Context, full bool, node ruleset.Node, ele
 	case small && batch.Empty():
 		return nil
 	case small:
-		return b.monitor.Counted(func() error { return b.opts.In(batch.Send) })
+		return b.monitor.Counted(func() error {
+			return b.opts.In(func() error { return b.socket.Send(batch) })
+		})
 	}
 	var text bytes.Buffer
 	for i, f := range families {

@@ -47,6 +47,7 @@ type Backend struct {
 	opts Options
 
 	mu     sync.Mutex
+	socket nft.Socket
 	loaded bool // the kernel holds what Apply was last told
 	// used counts the frontends that need an object, by family and name.
 	used map[string]map[string]int
@@ -120,6 +121,13 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	return nil
 }
 
+// Close closes the socket; Apply opens it again.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.socket.Close()
+}
+
 // Forget makes the next Apply replace everything.
 func (b *Backend) Forget() {
 	b.mu.Lock()
@@ -187,7 +195,9 @@ func (b *Backend) send(ctx context.Context, base *bytes.Buffer, parts []*transac
 	case small && batch.Empty():
 		return nil
 	case small:
-		return b.monitor.Counted(func() error { return b.opts.In(batch.Send) })
+		return b.monitor.Counted(func() error {
+			return b.opts.In(func() error { return b.socket.Send(batch) })
+		})
 	}
 	for _, t := range parts {
 		t.write(base)

@@ -24,7 +24,16 @@ import (
 
 func backend(t testing.TB, w *services.World) *nftables.Backend {
 	testbed.Require(t, "nft", "nsenter")
-	return nftables.New(options(w))
+	return closed(t, nftables.New(options(w)))
+}
+
+func closed(t testing.TB, b *nftables.Backend) *nftables.Backend {
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
 }
 
 func options(w *services.World) nftables.Options {
@@ -178,7 +187,7 @@ func TestElementsWithoutNft(t *testing.T) {
 	runs := filepath.Join(t.TempDir(), "runs")
 	o := options(w)
 	o.Nft = append([]string{"sh", "-c", `echo run >>"$0"; exec "$@"`, runs}, o.Nft...)
-	b := nftables.New(o)
+	b := closed(t, nftables.New(o))
 	count := func() int {
 		text, err := os.ReadFile(runs)
 		if err != nil {
