@@ -268,7 +268,7 @@ func walk(a, b []Frontend, f func(a, b *Frontend)) {
 			order = 1
 		case len(b) == 0:
 			order = -1
-		default:
+		case a[0].Key != b[0].Key: // most are the same, and that is seen sooner
 			order = a[0].Key.Compare(b[0].Key)
 		}
 		switch {
@@ -288,13 +288,13 @@ func walk(a, b []Frontend, f func(a, b *Frontend)) {
 // DiffAddrs compares two sorted lists of addresses.
 func DiffAddrs(old, now []netip.Addr) (gone, added []netip.Addr) {
 	for len(old) > 0 && len(now) > 0 {
-		switch c := old[0].Compare(now[0]); {
-		case c < 0:
-			gone, old = append(gone, old[0]), old[1:]
-		case c > 0:
-			added, now = append(added, now[0]), now[1:]
-		default:
+		switch {
+		case old[0] == now[0]:
 			old, now = old[1:], now[1:]
+		case old[0].Less(now[0]):
+			gone, old = append(gone, old[0]), old[1:]
+		default:
+			added, now = append(added, now[0]), now[1:]
 		}
 	}
 	return append(gone, old...), append(added, now...)

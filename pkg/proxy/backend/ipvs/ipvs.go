@@ -67,7 +67,8 @@ type Backend struct {
 	marks   *marks
 	routes  map[netip.Prefix]bool
 	virtual []netip.Addr
-	sources sources // in the routes
+	spare   []netip.Addr // memory for the next virtual
+	sources sources      // in the routes
 	monitor *nfmonitor.Monitor
 	// draining is when each destination was first seen at weight 0.
 	draining map[drain]time.Time
@@ -125,7 +126,7 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	if err != nil {
 		return err
 	}
-	routes, virtual := destinations(&now, own)
+	routes, virtual := destinations(&now, own, b.spare)
 	changes := ruleset.Diff(old, now)
 	services, elements, err := b.plan(full, old, now, changes, virtual)
 	if err != nil {
@@ -134,7 +135,7 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	if err := b.program(ctx, full, now.Node, elements); err != nil {
 		return fmt.Errorf("program %d Service frontends: %w", len(changes), err)
 	}
-	b.virtual = virtual
+	b.virtual, b.spare = virtual, b.virtual
 	wanted := make(map[netip.Prefix]bool, len(routes))
 	if err := b.addRoutes(routes, wanted); err != nil {
 		return err

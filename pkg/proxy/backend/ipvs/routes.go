@@ -26,25 +26,28 @@ const (
 )
 
 // destinations are what routes are needed for. On the way it finds the
-// addresses that no interface has: virtual.
-func destinations(rs *ruleset.Ruleset, own map[netip.Addr]bool) (routes []netip.Prefix, virtual []netip.Addr) {
+// addresses that no interface has: virtual. own are those that one has, sorted;
+// spare is memory that may be used for virtual.
+func destinations(rs *ruleset.Ruleset, own, spare []netip.Addr) (routes []netip.Prefix, virtual []netip.Addr) {
 	routes = slices.Clone(rs.Node.ServiceCIDRs)
-	virtual = make([]netip.Addr, 0, len(rs.ClusterIPs)+1)
+	virtual = slices.Grow(spare[:0], len(rs.ClusterIPs)+1)
 	last := netip.Addr{}
 	add := func(a netip.Addr) {
 		if a == last {
 			return
 		}
 		last = a
-		here, covered := own[a], inside(rs.Node.ServiceCIDRs, a)
-		if !here {
+		for len(own) > 0 && own[0].Less(a) {
+			own = own[1:]
+		}
+		if len(own) == 0 || own[0] != a {
 			virtual = append(virtual, a)
 		}
-		if !covered {
+		if !inside(rs.Node.ServiceCIDRs, a) {
 			routes = append(routes, netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
-	// Both lists are sorted, and so are the results: there may be ten thousand.
+	// The lists are sorted, and so are the results: there may be ten thousand.
 	ips := rs.ClusterIPs
 	for i := range rs.Frontends {
 		k := rs.Frontends[i].Key
@@ -92,18 +95,18 @@ func openNetwork() (*network, error) {
 
 func (n *network) close() { n.handle.Close() }
 
-// addresses are those of all interfaces.
-func (n *network) addresses() (map[netip.Addr]bool, error) {
+// addresses are those of all interfaces, sorted.
+func (n *network) addresses() (out []netip.Addr, err error) {
 	all, err := n.handle.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the node's addresses: %w", err)
 	}
-	out := map[netip.Addr]bool{}
 	for _, a := range all {
 		if ip, ok := netip.AddrFromSlice(a.IP); ok {
-			out[ip.Unmap()] = true
+			out = append(out, ip.Unmap())
 		}
 	}
+	slices.SortFunc(out, netip.Addr.Compare)
 	return out, nil
 }
 
