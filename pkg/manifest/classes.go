@@ -60,11 +60,7 @@ func runtimeClassKind() kind {
 			{of: nodev1.Scheduling{}, supported: "nodeSelector tolerations"},
 		},
 		nameRule: apivalidation.NameIsDNSSubdomain, recheckMeta: true, strictUpdate: true,
-		complete: func(r Resource) {
-			if o := r.(*nodev1.RuntimeClass).Overhead; o != nil {
-				roundUp(o.PodFixed)
-			}
-		},
+		complete: func(Resource) {},
 		validate: func(now, old Resource) field.ErrorList {
 			c := now.(*nodev1.RuntimeClass)
 			errs := validateRuntimeClass(c)
