@@ -260,7 +260,7 @@ systemctl disable --now nodeagent 2>/dev/null; nodeagent cleanup; find /sys/fs/c
 // testIPVS has the installed agent serve through IPVS, and looks whether a
 // cleanup on a host without IPVS loads it.
 func testIPVS(t *testing.T, v *vm.VM) {
-	if v.Sh(t, "ls /usr/bin/nodeagent || true") == "" {
+	if v.Sh(t, "ls /usr/bin/nodeagent 2>/dev/null || true") == "" {
 		agent{t, v}.install()
 	}
 	v.GoTest(t, "./test/vm/inside", "-test.run=^TestIPVS$")
