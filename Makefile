@@ -109,9 +109,11 @@ bench-services: go deps-test ## Services beside kube-proxy and the bare programs
 	go test -tags bench -count=1 -timeout 4h -v -run '^TestServices$$' ./bench
 
 .PHONY: bench-ipvs
-bench-ipvs: go deps-test ## 10,000 Services through IPVS beside its bare messages, in the guest of the VM tier
+bench-ipvs: go deps-test ## IPVS beside kube-proxy and its bare messages, in the guest of the VM tier
 	@hack/build-vm.sh >/dev/null
-	go test -tags bench -count=1 -timeout 1h -v -run '^TestIPVS$$' ./bench
+	@hack/build-kubernetes.sh kube-apiserver kube-proxy
+	BENCH_SIZES=$${BENCH_SIZES:-0,100,1000,10000} BENCH_SAMPLES=$${BENCH_SAMPLES:-5} BENCH_LIMIT=$${BENCH_LIMIT:-3m} \
+	go test -tags bench -count=1 -timeout 2h -v -run '^TestIPVS$$' ./bench
 
 SKEW ?= 1.34 1.35 1.36
 .PHONY: test-skew

@@ -4,7 +4,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -13,12 +12,12 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
+	"github.com/nodeagent/nodeagent/bench/connect"
 	"github.com/nodeagent/nodeagent/internal/testbed"
 )
 
-// serve answers four bytes with four bytes on every address outside.
+// serve answers on every address outside.
 func serve(t *testing.T, n *testbed.Node) {
 	t.Helper()
 	l, err := n.ListenOutside("tcp", "0.0.0.0:8080")
@@ -26,75 +25,15 @@ func serve(t *testing.T, n *testbed.Node) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(time.Minute)) // of a connection that was just made
-				buf := make([]byte, 4)
-				if _, err := io.ReadFull(c, buf); err == nil {
-					_, _ = c.Write(buf)
-				}
-			}()
-		}
-	}()
+	go func() { _ = connect.Serve(l) }() // ends with the listener
 }
 
-// firstConnect is when a connection to the address was first accepted. A SYN
-// that came too early is lost and sent again after a second: so there is a new
-// one each millisecond. All is done by one thread inside the node.
+// firstConnect is when a connection from the node to the Service's address was
+// first accepted.
 func firstConnect(ctx context.Context, n *testbed.Node, ip string) (at time.Time, err error) {
-	addr := unix.SockaddrInet4{Port: 80, Addr: netip.MustParseAddr(ip).As4()}
 	err = n.In(func() error {
-		var fds []unix.PollFd
-		defer func() {
-			for _, f := range fds {
-				_ = unix.Close(int(f.Fd))
-			}
-		}()
-		for ctx.Err() == nil {
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			switch err := unix.Connect(fd, &addr); {
-			case err == nil, errors.Is(err, unix.EINPROGRESS):
-				fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT})
-			default: // refused at once
-				_ = unix.Close(fd)
-			}
-			if len(fds) > 500 { // these were too early
-				_ = unix.Close(int(fds[0].Fd))
-				fds = fds[1:]
-			}
-			if _, err := unix.Poll(fds, 1); err != nil && !errors.Is(err, unix.EINTR) {
-				return err
-			}
-			open := fds[:0]
-			for _, f := range fds {
-				if f.Revents == 0 {
-					open = append(open, f)
-					continue
-				}
-				code, err := unix.GetsockoptInt(int(f.Fd), unix.SOL_SOCKET, unix.SO_ERROR)
-				if err == nil && code == 0 && at.IsZero() {
-					at = time.Now()
-				}
-				_ = unix.Close(int(f.Fd))
-			}
-			fds = open
-			if !at.IsZero() {
-				return nil
-			}
-			if len(fds) == 0 {
-				time.Sleep(time.Millisecond) // poll does not wait for nothing
-			}
-		}
-		return ctx.Err()
+		at, err = connect.First(ctx, netip.AddrPortFrom(netip.MustParseAddr(ip), 80), time.Millisecond)
+		return err
 	})
 	return at, err
 }

@@ -88,6 +88,17 @@ func (s *stand) chooseIptables(family string) {
 	s.path = dir + ":" + s.path
 }
 
+// kubeProxyConfiguration is what kubeadm sets, for a mode, a node and a
+// kubeconfig; conntrack's sizes are the host's and not the node's to change.
+const kubeProxyConfiguration = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: %s
+clusterCIDR: 10.244.0.0/16
+hostnameOverride: %s
+clientConnection: {kubeconfig: %s}
+conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+`
+
 // start runs the proxy and returns at once.
 func (s *stand) start(c *cluster, p proxy) {
 	s.t.Helper()
@@ -109,15 +120,7 @@ func (s *stand) start(c *cluster, p proxy) {
 			s.t.Fatal(err)
 		}
 		file := s.n.Path("kube-proxy.yaml")
-		// What kubeadm sets; conntrack's sizes are the host's and not the node's to change.
-		text := fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-mode: %s
-clusterCIDR: 10.244.0.0/16
-hostnameOverride: %s
-clientConnection: {kubeconfig: %s}
-conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
-`, p.mode, s.n.Name, kubeconfig)
+		text := fmt.Sprintf(kubeProxyConfiguration, p.mode, s.n.Name, kubeconfig)
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			s.t.Fatal(err)
 		}

@@ -171,10 +171,14 @@ func servicesHeader(p servicesPlan, took time.Duration) string {
 	commit, _ := exec.Command("git", "describe", "--always", "--dirty").Output()
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	load, _ := os.ReadFile("/proc/loadavg")
-	return fmt.Sprintf("One run on %s, %s long: %d CPUs, Linux %s, %s, nodeagent %s, kube-proxy and kube-apiserver %s; one more Service of %d endpoints. "+
+	more := ""
+	if p.big > 0 {
+		more = fmt.Sprintf("; one more Service of %d endpoints", p.big)
+	}
+	return fmt.Sprintf("One run on %s, %s long: %d CPUs, Linux %s, %s, nodeagent %s, kube-proxy and kube-apiserver %s%s. "+
 		"Load average at the end: %s.\nEach cell: median / p99 (samples).\n",
 		time.Now().UTC().Format("2006-01-02"), took.Round(time.Second), runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version(),
-		strings.TrimSpace(string(commit)), kubeProxyVersion(), p.big, strings.Join(strings.Fields(string(load))[:3], " "))
+		strings.TrimSpace(string(commit)), kubeProxyVersion(), more, strings.Join(strings.Fields(string(load))[:3], " "))
 }
 
 func kubeProxyVersion() string {

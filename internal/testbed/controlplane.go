@@ -24,6 +24,10 @@ const (
 	ControlPlaneIP = "198.18.0.1"
 	ServiceCIDR    = "10.96.0.0/16"
 
+	// GuestControlPlaneIP is where a guest under qemu finds the API server: see
+	// GuestForward.
+	GuestControlPlaneIP = "10.0.2.100"
+
 	etcdURL = "http://127.0.0.1:2379"
 	apiPort = "6443"
 )
@@ -199,6 +203,23 @@ func (c *ControlPlane) Client() *kubernetes.Clientset { return c.client }
 func (c *ControlPlane) Kubeconfig(user string, groups ...string) []byte {
 	c.t.Helper()
 	b, err := c.pki.kubeconfig(c.rest.Host, user, groups...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return b
+}
+
+// GuestForward is the option of qemu's user-mode network that leads its guest to
+// the API server: each connection is a program's input and output.
+func (c *ControlPlane) GuestForward() string {
+	return fmt.Sprintf("guestfwd=tcp:%s:%s-cmd:nsenter --net=%s busybox nc %s %s",
+		GuestControlPlaneIP, apiPort, c.machine.netnsFile(), ControlPlaneIP, apiPort)
+}
+
+// GuestKubeconfig is Kubeconfig for a guest.
+func (c *ControlPlane) GuestKubeconfig(user string, groups ...string) []byte {
+	c.t.Helper()
+	b, err := c.pki.kubeconfig("https://"+GuestControlPlaneIP+":"+apiPort, user, groups...)
 	if err != nil {
 		c.t.Fatal(err)
 	}

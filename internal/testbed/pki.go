@@ -113,7 +113,7 @@ func (p *pki) issue(template *x509.Certificate) (pair, error) {
 // apiserverFiles are the files that kube-apiserver is started with.
 func (p *pki) apiserverFiles() (map[string][]byte, error) {
 	names := []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
-	server, err := p.server("kube-apiserver", names, ControlPlaneIP, "127.0.0.1", "10.96.0.1")
+	server, err := p.server("kube-apiserver", names, ControlPlaneIP, GuestControlPlaneIP, "127.0.0.1", "10.96.0.1")
 	if err != nil {
 		return nil, err
 	}

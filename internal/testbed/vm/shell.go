@@ -58,6 +58,24 @@ func (v *VM) Sh(t testing.TB, script string) string {
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+// Dial has a shell of the guest evaluate a text whose input and output are the
+// connection that it returns. What runs there is the caller's to end.
+func (v *VM) Dial(ctx context.Context, text string) (net.Conn, error) {
+	conn, err := v.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintf(conn, "eval %s; exit\n", quote(text)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (v *VM) dial(ctx context.Context) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(v.port)))
+}
+
 // script has a shell of the guest evaluate a text. It is quoted as a whole, so
 // that a mistake in it ends there.
 func (v *VM) script(ctx context.Context, text string) (string, error) {
@@ -69,7 +87,7 @@ func (v *VM) script(ctx context.Context, text string) (string, error) {
 // It does not wait for the end of the connection: a program that the command
 // left in the background may hold it.
 func (v *VM) shell(ctx context.Context, command string, input func(io.Writer) error) (string, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(v.port)))
+	conn, err := v.dial(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -7,7 +7,7 @@
 //
 // The disk is an overlay on the image that hack/build-vm.sh makes and keeps. The
 // guest reaches nobody: its network leads to the host's loopback interface, and
-// only in the one direction that Run needs.
+// only in the one direction that Run needs, but for WithControlPlane.
 package vm
 
 import (
@@ -45,6 +45,8 @@ type VM struct {
 	log    *os.File
 	booted chan string // the boot id, when the guest is ready
 
+	forward string // one more option of qemu's network
+
 	qemu   *exec.Cmd
 	ended  chan struct{} // closed when qemu has ended
 	qmp    *monitor
@@ -52,13 +54,25 @@ type VM struct {
 	bootID string
 }
 
+// Option changes how a guest is started.
+type Option func(*VM)
+
+// WithControlPlane lets the guest reach the API server of a control plane, and
+// nothing else, at testbed.GuestControlPlaneIP.
+func WithControlPlane(c *testbed.ControlPlane) Option {
+	return func(v *VM) { v.forward = "," + c.GuestForward() }
+}
+
 // Start boots a guest. It is removed when the test ends, and the test fails
 // when anything of it is left. The first Start on a machine makes the image, in
 // some minutes.
-func Start(t testing.TB) *VM {
+func Start(t testing.TB, options ...Option) *VM {
 	t.Helper()
 	testbed.Require(t, "qemu-system-x86_64", "qemu-img", "mmdebstrap", "lz4", "mkfs.ext4", "unshare", "flock")
 	v := &VM{t: t, image: image(t), booted: make(chan string, 1)}
+	for _, o := range options {
+		o(v)
+	}
 	var err error
 	if v.dir, err = testbed.Dir(); err != nil {
 		t.Fatal(err)
@@ -108,7 +122,7 @@ func (v *VM) powerOn() {
 		"-kernel", filepath.Join(v.image, "vmlinux"), "-append", kernelLine,
 		"-drive", "if=none,id=root,format=qcow2,cache=unsafe,discard=unmap,file="+v.disk(), "-device", "nvme,drive=root,serial=root",
 		"-device", "virtio-scsi-pci,id=scsi0", "-device", "virtio-rng-pci",
-		"-netdev", "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:0-:7000", "-device", "virtio-net-pci,netdev=n0,romfile=",
+		"-netdev", "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:0-:7000"+v.forward, "-device", "virtio-net-pci,netdev=n0,romfile=",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control")
 	v.qemu.Stdout = &console{log: v.log, booted: v.booted}

@@ -43,7 +43,7 @@ func less(all ruleset.Ruleset) ruleset.Ruleset {
 // sizes are numbers of Services of two endpoints.
 func sizes(b *testing.B, f func(b *testing.B, size int)) {
 	requireIPVS(b)
-	for _, n := range []int{0, 1_000, 10_000} {
+	for _, n := range []int{0, 100, 1_000, 10_000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) { f(b, n) })
 	}
 }
