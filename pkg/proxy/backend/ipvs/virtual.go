@@ -270,9 +270,11 @@ func repair(is, have *service) []step {
 }
 
 // steps make a virtual service another one; gone says what becomes of a
-// destination that the other one has not, if anything.
+// destination that the other one has not, if anything. Who is chosen no more
+// comes last: there is somebody to choose at every moment.
 func steps(have, want *service, gone func(destination) (step, bool)) (out []step) {
 	var old []destination
+	var last []step
 	if have != nil {
 		old = have.dests
 	}
@@ -293,20 +295,23 @@ func steps(have, want *service, gone func(destination) (step, bool)) (out []step
 		switch {
 		case order < 0:
 			if s, ok := gone(old[0]); ok {
-				out = append(out, s)
+				last = append(last, s)
 			}
 			old = old[1:]
 		case order > 0:
 			out = append(out, step{what: putDest, of: *want, dest: now[0]})
 			now = now[1:]
 		default:
-			if old[0].weight != now[0].weight {
-				out = append(out, step{what: putDest, exists: true, of: *want, dest: now[0]})
+			s := step{what: putDest, exists: true, of: *want, dest: now[0]}
+			if old[0].weight != now[0].weight && now[0].weight == 0 {
+				last = append(last, s)
+			} else if old[0].weight != now[0].weight {
+				out = append(out, s)
 			}
 			old, now = old[1:], now[1:]
 		}
 	}
-	return out
+	return append(out, last...)
 }
 
 // state is what the kernel holds of ours, by key.

@@ -88,6 +88,11 @@ func serving(s state) map[key]service {
 	return out
 }
 
+// chooses says that a new connection finds a server.
+func chooses(s *service) bool {
+	return s != nil && slices.ContainsFunc(s.dests, func(d destination) bool { return d.weight > 0 })
+}
+
 // Random changes: the kernel accepts each message, we remember what it holds,
 // and it serves what a fresh start would.
 func TestChanges(t *testing.T) {
@@ -103,11 +108,18 @@ func TestChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, target := range targets {
-				for _, s := range target.steps(b.have[target.key], nil) {
+				steps := target.steps(b.have[target.key], nil)
+				before := chooses(b.have[target.key])
+				var during []bool
+				for _, s := range steps {
 					if err := fake.do(s); err != nil {
 						t.Fatalf("change %d: %v", i, err)
 					}
 					b.have.apply(s)
+					during = append(during, chooses(b.have[target.key]))
+				}
+				if before && chooses(b.have[target.key]) && slices.Contains(during, false) {
+					t.Fatalf("change %d: nobody can be chosen in the middle of %v", i, steps)
 				}
 			}
 			old = now
