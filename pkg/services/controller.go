@@ -34,6 +34,8 @@ const (
 	// early is the same for as long as nothing was handed on: a source that has
 	// nothing to say wakes nobody.
 	early = 20 * time.Millisecond
+	// patience is with sources, after a start that remembers Services.
+	patience = 2 * time.Second
 )
 
 // Store is where objects are read and what is made of them is written.
@@ -114,12 +116,12 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { follow(ctx, c.o.Changes.Watch, wake) })
 	wg.Go(func() { follow(ctx, c.o.Changes.WatchResources, wake) })
-	// An agent that remembers nothing waits for its sources: what it finds in the
-	// kernel may be theirs.
+	// What is in the kernel may be of a source that has not delivered yet. An agent
+	// that remembers Services does not wait for one that hangs.
 	resources, _ := c.o.Store.Resources("")
-	remembers := len(resources) > 0
+	remembers, began := len(resources) > 0, c.o.Clock()
 	for {
-		c.look(remembers)
+		c.look(remembers && c.o.Clock().Sub(began) >= patience)
 		again := retry
 		if !c.isReady() {
 			again = early
@@ -164,11 +166,12 @@ func (c *Controller) isReady() bool {
 	}
 }
 
-// look takes over what is there now, and hands on what is different.
-func (c *Controller) look(remembers bool) {
+// look takes over what is there now, and hands on what is different; enough is
+// that sources were waited for.
+func (c *Controller) look(enough bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	tried := remembers || c.o.Store.AllTried() // before what they brought is read
+	tried := enough || c.o.Store.AllTried() // before what they brought is read
 	desired, records, endpoints, known := c.read()
 	changes := c.state.update(desired)
 	for _, e := range changes.resolved {
