@@ -87,6 +87,7 @@ proxy:
   healthzBindAddress: 127.0.0.1:2
   metricsBindAddress: 127.0.0.1:3
 dns: {clusterDNS: [10.251.0.53], clusterDomain: f}
+pods: {allowedUnsafeSysctls: [kernel.sem]}
 `
 
 type flagCase struct {
@@ -98,28 +99,29 @@ type flagCase struct {
 func flagCases(cwd string) map[string]flagCase {
 	type C = config.NodeAgentConfiguration
 	return map[string]flagCase{
-		"manifests":             {"pods", func(c *C) any { return c.Manifests }, cwd + "/pods"},
-		"manifest-url":          {"https://x/p", func(c *C) any { return c.ManifestURL }, "https://x/p"},
-		"manifest-url-header":   {"A=b=c", func(c *C) any { return c.ManifestURLHeader }, "map[A:[b=c]]"},
-		"manifest-url-ca":       {"ca.pem", func(c *C) any { return c.ManifestURLCA }, cwd + "/ca.pem"},
-		"manifest-url-interval": {"3s", func(c *C) any { return c.ManifestURLInterval.Duration }, "3s"},
-		"state-dir":             {"/x/", func(c *C) any { return c.StateDir }, "/x"},
-		"run-dir":               {"/x", func(c *C) any { return c.RunDir }, "/x"},
-		"pod-log-dir":           {"/x", func(c *C) any { return c.PodLogDir }, "/x"},
-		"runtime-endpoint":      {"embedded", func(c *C) any { return c.Runtime.Endpoint }, "embedded"},
-		"pod-cidr":              {"10.1.0.0/16,fd01::/64", func(c *C) any { return c.Network.PodCIDRs }, "[10.1.0.0/16 fd01::/64]"},
-		"cni-conf-dir":          {"/x", func(c *C) any { return c.Network.ConfDir }, "/x"},
-		"cni-bin-dir":           {"/x", func(c *C) any { return c.Network.BinDir }, "/x"},
-		"node-name":             {"x", func(c *C) any { return c.NodeName }, "x"},
-		"node-ip":               {"192.0.2.1,2001:db8::1", func(c *C) any { return c.NodeIP }, "[192.0.2.1 2001:db8::1]"},
-		"node-labels":           {"a=b,c=", func(c *C) any { return c.NodeLabels }, "map[a:b c:]"},
-		"log-level":             {"debug", func(c *C) any { return c.Log.Level }, "debug"},
-		"log-format":            {"text", func(c *C) any { return c.Log.Format }, "text"},
-		"listen":                {"none", func(c *C) any { return c.Listen }, "none"},
-		"api-listen":            {"none", func(c *C) any { return c.API.Listen }, "none"},
-		"proxy-mode":            {"none", func(c *C) any { return c.ProxyMode }, "none"},
-		"kubeconfig":            {"kc", func(c *C) any { return c.Kubeconfig }, cwd + "/kc"},
-		"service-cidr":          {"10.251.0.0/24,fd02::/64", func(c *C) any { return c.Proxy.ServiceCIDRs }, "[10.251.0.0/24 fd02::/64]"},
+		"manifests":              {"pods", func(c *C) any { return c.Manifests }, cwd + "/pods"},
+		"manifest-url":           {"https://x/p", func(c *C) any { return c.ManifestURL }, "https://x/p"},
+		"manifest-url-header":    {"A=b=c", func(c *C) any { return c.ManifestURLHeader }, "map[A:[b=c]]"},
+		"manifest-url-ca":        {"ca.pem", func(c *C) any { return c.ManifestURLCA }, cwd + "/ca.pem"},
+		"manifest-url-interval":  {"3s", func(c *C) any { return c.ManifestURLInterval.Duration }, "3s"},
+		"allowed-unsafe-sysctls": {"kernel.msg*,net.core.somaxconn", func(c *C) any { return c.Pods.AllowedUnsafeSysctls }, "[kernel.msg* net.core.somaxconn]"},
+		"state-dir":              {"/x/", func(c *C) any { return c.StateDir }, "/x"},
+		"run-dir":                {"/x", func(c *C) any { return c.RunDir }, "/x"},
+		"pod-log-dir":            {"/x", func(c *C) any { return c.PodLogDir }, "/x"},
+		"runtime-endpoint":       {"embedded", func(c *C) any { return c.Runtime.Endpoint }, "embedded"},
+		"pod-cidr":               {"10.1.0.0/16,fd01::/64", func(c *C) any { return c.Network.PodCIDRs }, "[10.1.0.0/16 fd01::/64]"},
+		"cni-conf-dir":           {"/x", func(c *C) any { return c.Network.ConfDir }, "/x"},
+		"cni-bin-dir":            {"/x", func(c *C) any { return c.Network.BinDir }, "/x"},
+		"node-name":              {"x", func(c *C) any { return c.NodeName }, "x"},
+		"node-ip":                {"192.0.2.1,2001:db8::1", func(c *C) any { return c.NodeIP }, "[192.0.2.1 2001:db8::1]"},
+		"node-labels":            {"a=b,c=", func(c *C) any { return c.NodeLabels }, "map[a:b c:]"},
+		"log-level":              {"debug", func(c *C) any { return c.Log.Level }, "debug"},
+		"log-format":             {"text", func(c *C) any { return c.Log.Format }, "text"},
+		"listen":                 {"none", func(c *C) any { return c.Listen }, "none"},
+		"api-listen":             {"none", func(c *C) any { return c.API.Listen }, "none"},
+		"proxy-mode":             {"none", func(c *C) any { return c.ProxyMode }, "none"},
+		"kubeconfig":             {"kc", func(c *C) any { return c.Kubeconfig }, cwd + "/kc"},
+		"service-cidr":           {"10.251.0.0/24,fd02::/64", func(c *C) any { return c.Proxy.ServiceCIDRs }, "[10.251.0.0/24 fd02::/64]"},
 
 		"service-node-port-range":    {"7-9", func(c *C) any { return c.Proxy.NodePortRange }, "7-9"},
 		"nodeport-addresses":         {"primary", func(c *C) any { return c.Proxy.NodePortAddresses }, "[primary]"},

@@ -24,8 +24,7 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/netns /run/lock /var/lib/cni
 mount --bind "$NODE_DIR/cni-state" /var/lib/cni
 mount --bind "$NODE_DIR/boot_id" /proc/sys/kernel/random/boot_id
-mkdir -p "$NODE_DIR/proc"
-mount -t proc proc "$NODE_DIR/proc" # a whole one, or the kernel refuses any to pods with users of their own
+mount -t proc proc /mnt # a whole one, or the kernel refuses any to pods with users of their own
 hostname "$NODE_NAME"
 ip link set lo up
 if [ -n "$NODE_OUTSIDE" ]; then

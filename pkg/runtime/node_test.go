@@ -310,10 +310,14 @@ func TestExitIsSeen(t *testing.T) {
 			if err := n.Signal(n.ContainerPID(id), syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			w.wait(t, mark, r.pod.UID)
-			event := time.Since(begin)
-			p := r.observe()
-			m := p.Newest("main")
+			// The event that comes may be the last of the attempt before.
+			m, event := runtime.Container{ID: id, State: runtime.StateRunning}, time.Duration(0)
+			for m.ID == id && m.State == runtime.StateRunning {
+				w.wait(t, mark, r.pod.UID)
+				event, mark = time.Since(begin), w.mark()
+				p := r.observe()
+				m = *p.Newest("main")
+			}
 			if m.ID != id || m.State != runtime.StateExited || m.ExitCode != 137 {
 				t.Fatalf("attempt %d: %+v", attempt, m)
 			}
