@@ -72,13 +72,8 @@ func (a *Amendment) status(st v1.PodStatus) v1.PodStatus {
 func (s *Store) Amend(key pod.Key, uid types.UID, resourceVersion string, change func(*Amendment)) (Record, error) {
 	s.write.Lock()
 	defer s.write.Unlock()
-	s.mu.RLock()
-	e := s.byKey[key]
-	s.mu.RUnlock()
-	if e == nil {
-		return Record{}, fmt.Errorf("pod %s: %w", key, errdefs.ErrNotFound)
-	}
-	if err := Precondition(e.rec, uid, resourceVersion); err != nil {
+	e, err := s.current(key, uid, resourceVersion)
+	if err != nil {
 		return Record{}, err
 	}
 	next := *e

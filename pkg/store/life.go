@@ -77,6 +77,18 @@ func (s *Store) Finished(uid types.UID) error {
 	return nil
 }
 
+// current is the pod of a key; a uid or resourceVersion that is not empty must be
+// its own, else it is errdefs.ErrConflict. s.write is held.
+func (s *Store) current(key pod.Key, uid types.UID, resourceVersion string) (*entry, error) {
+	s.mu.RLock()
+	e := s.byKey[key]
+	s.mu.RUnlock()
+	if e == nil {
+		return nil, fmt.Errorf("pod %s: %w", key, errdefs.ErrNotFound)
+	}
+	return e, Precondition(e.rec, uid, resourceVersion)
+}
+
 // Delete ends the pod of a key and forgets that its source wants it. grace is
 // in seconds; nil means the pod's own. Of a pod that is ending already, only a
 // shorter grace changes anything. A uid that is not empty must be the current
@@ -84,13 +96,8 @@ func (s *Store) Finished(uid types.UID) error {
 func (s *Store) Delete(key pod.Key, grace *int64, uid types.UID) (Record, error) {
 	s.write.Lock()
 	defer s.write.Unlock()
-	s.mu.RLock()
-	e := s.byKey[key]
-	s.mu.RUnlock()
-	if e == nil {
-		return Record{}, fmt.Errorf("pod %s: %w", key, errdefs.ErrNotFound)
-	}
-	if err := Precondition(e.rec, uid, ""); err != nil {
+	e, err := s.current(key, uid, "")
+	if err != nil {
 		return Record{}, err
 	}
 	if w := s.wanted[e.source]; w != nil {
@@ -99,7 +106,6 @@ func (s *Store) Delete(key pod.Key, grace *int64, uid types.UID) (Record, error)
 		s.sources[e.source].objects = len(w)
 		s.mu.Unlock()
 	}
-	var err error
 	switch {
 	case e.deletion == nil:
 		err = s.terminate(e, grace)
