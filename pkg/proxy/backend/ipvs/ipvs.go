@@ -214,7 +214,7 @@ func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Ch
 				t.Difference(before[i], after[i])
 			}
 		}
-		t.Addrs("virtual", b.virtual, virtual, netip.Addr.String)
+		t.Addrs("virtual", b.virtual, virtual, func(a netip.Addr) string { return a.String() + " : goto refuse" })
 		t.Addrs("hairpin", old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
 		elements = append(elements, t)
 	}

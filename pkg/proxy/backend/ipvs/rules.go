@@ -40,6 +40,12 @@ const connMark = "0x4000"
 //   - virtual: addresses that the node has only because of Services. The kernel
 //     takes them for its own, so nothing else may be reached there: neither a
 //     node port nor a process that listens on all addresses.
+//   - ranges: what no Service has of the ranges of Services is dropped.
+//
+// All of these are maps of verdicts, and none is a set with a rule of its own:
+// when the table is replaced, a packet that has begun with the old one finds the
+// old maps empty, but not the old sets (seen with 6.1), and what services no
+// more knows virtual would refuse.
 //
 // A refused TCP connection is reset and not answered with ICMP: over IPv6
 // Linux tries once more after that and takes a second.
@@ -51,7 +57,12 @@ map inside { typeof $IP daddr . meta l4proto . th dport : meta mark; }
 map inside-nodeports { typeof meta l4proto . th dport : meta mark; }
 set firewall { typeof $IP daddr . meta l4proto . th dport; }
 set allowed { typeof $IP daddr . meta l4proto . th dport . $IP saddr; flags interval; }
-set virtual { typeof $IP daddr; }
+map virtual { typeof $IP daddr : verdict; }
+map ranges {
+	typeof $IP daddr : verdict
+	flags interval
+	$RANGES
+}
 set hairpin { typeof $IP saddr . $IP daddr; }
 
 chain refuse {
@@ -78,8 +89,8 @@ chain dispatch {
 	$LOCALPOD
 	fib saddr type local jump inside-dispatch
 	$IP daddr . meta l4proto . th dport vmap @services
-	$IP daddr @virtual goto refuse
-	$SERVICECIDRS
+	$IP daddr vmap @virtual
+	$NOTSERVED $IP daddr vmap @ranges
 	$NODEPORT meta mark set meta l4proto . th dport map @nodeport-marks
 	$NODEPORT meta l4proto . th dport vmap @nodeports
 }
@@ -114,12 +125,13 @@ func baseTable(f family, node ruleset.Node) string {
 	if local != "" {
 		local += " jump inside-dispatch"
 	}
-	cidrs := prefixSet(f, node.ServiceCIDRs)
-	if cidrs != "" {
-		if served := addrSet(f, node.Served); served != "" {
-			cidrs += " $IP daddr != " + served
-		}
-		cidrs = "$IP daddr " + cidrs + " drop"
+	served := addrSet(f, node.Served)
+	if served != "" {
+		served = "$IP daddr != " + served
+	}
+	ranges := widest(f, node.ServiceCIDRs)
+	if ranges != "" {
+		ranges = "elements = " + ranges
 	}
 	nodePort := nodePorts(f, node)
 	var out strings.Builder
@@ -127,7 +139,7 @@ func baseTable(f family, node ruleset.Node) string {
 		if strings.Contains(line, "$NODEPORT") && nodePort == "" {
 			continue
 		}
-		out.WriteString(strings.NewReplacer("$LOCALPOD", local, "$REMOTE", remote, "$SERVICECIDRS", cidrs, "$NODEPORT", nodePort).Replace(line))
+		out.WriteString(strings.NewReplacer("$LOCALPOD", local, "$REMOTE", remote, "$NOTSERVED", served, "$RANGES", ranges, "$NODEPORT", nodePort).Replace(line))
 	}
 	return f.expand(fmt.Sprintf("table $IP %s {%s}\n", Table, out.String()))
 }
@@ -155,6 +167,23 @@ func localPods(f family, l ruleset.LocalPods) (local, remote string) {
 		return "", ""
 	}
 	return "$IP saddr " + set, "$IP saddr != " + set
+}
+
+// widest are the elements of a map that drops what is for these prefixes; those
+// within others are left out, since intervals must not overlap.
+func widest(f family, all []netip.Prefix) string {
+	var out []string
+	for i, p := range all {
+		within := slices.ContainsFunc(all[:i], func(o netip.Prefix) bool { return o == p }) ||
+			slices.ContainsFunc(all, func(o netip.Prefix) bool { return o.Bits() < p.Bits() && o.Contains(p.Addr()) })
+		if f.has(p.Addr()) && !within {
+			out = append(out, p.String()+" : drop")
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return "{ " + strings.Join(out, ", ") + " }"
 }
 
 // prefixSet and addrSet are an anonymous set of the family's, "" if there are
