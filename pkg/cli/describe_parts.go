@@ -59,12 +59,63 @@ func (d page) volume(s *v1.VolumeSource) {
 	case s.ConfigMap != nil:
 		d.line(2, "Type:\tConfigMap (a volume populated by a ConfigMap)")
 		d.line(2, "Name:\t%s", s.ConfigMap.Name)
-		d.line(2, "Optional:\t%s", s.ConfigMap.Optional != nil && *s.ConfigMap.Optional)
+		d.line(2, "Optional:\t%s", isTrue(s.ConfigMap.Optional))
 	case s.Secret != nil:
 		d.line(2, "Type:\tSecret (a volume populated by a Secret)")
 		d.line(2, "SecretName:\t%s", s.Secret.SecretName)
-		d.line(2, "Optional:\t%s", s.Secret.Optional != nil && *s.Secret.Optional)
+		d.line(2, "Optional:\t%s", isTrue(s.Secret.Optional))
+	case s.DownwardAPI != nil:
+		d.line(2, "Type:\tDownwardAPI (a volume populated by information about the pod)")
+		d.downward(s.DownwardAPI.Items)
+	case s.Projected != nil:
+		d.line(2, "Type:\tProjected (a volume that contains injected data from multiple sources)")
+		for _, from := range s.Projected.Sources {
+			d.projection(from)
+		}
+	case s.PersistentVolumeClaim != nil:
+		d.line(2, "Type:\tPersistentVolumeClaim (a reference to a PersistentVolumeClaim in the same namespace)")
+		d.line(2, "ClaimName:\t%s", s.PersistentVolumeClaim.ClaimName)
+		d.line(2, "ReadOnly:\t%s", s.PersistentVolumeClaim.ReadOnly)
+	case s.Ephemeral != nil:
+		d.line(2, "Type:\tEphemeralVolume (an inline specification for a volume that gets created and deleted with the pod)")
+	case s.NFS != nil:
+		d.line(2, "Type:\tNFS (an NFS mount that lasts the lifetime of a pod)")
+		d.line(2, "Server:\t%s", s.NFS.Server)
+		d.line(2, "Path:\t%s", s.NFS.Path)
+		d.line(2, "ReadOnly:\t%s", s.NFS.ReadOnly)
+	case s.Image != nil:
+		d.line(2, "Type:\tImage (a container image or OCI artifact)")
+		d.line(2, "Reference:\t%s", s.Image.Reference)
+		d.line(2, "PullPolicy:\t%s", s.Image.PullPolicy)
 	default:
 		d.line(2, "Type:\t<unknown>")
 	}
 }
+
+func (d page) projection(from v1.VolumeProjection) {
+	switch {
+	case from.ConfigMap != nil:
+		d.line(2, "ConfigMapName:\t%s", from.ConfigMap.Name)
+		d.line(2, "Optional:\t%s", isTrue(from.ConfigMap.Optional))
+	case from.Secret != nil:
+		d.line(2, "SecretName:\t%s", from.Secret.Name)
+		d.line(2, "Optional:\t%s", isTrue(from.Secret.Optional))
+	case from.DownwardAPI != nil:
+		d.line(2, "DownwardAPI:\ttrue")
+		d.downward(from.DownwardAPI.Items)
+	}
+}
+
+func (d page) downward(items []v1.DownwardAPIVolumeFile) {
+	d.line(2, "Items:")
+	for _, i := range items {
+		switch {
+		case i.FieldRef != nil:
+			d.line(3, "%s -> %s", i.FieldRef.FieldPath, i.Path)
+		case i.ResourceFieldRef != nil:
+			d.line(3, "%s -> %s", i.ResourceFieldRef.Resource, i.Path)
+		}
+	}
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }

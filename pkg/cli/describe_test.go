@@ -50,6 +50,14 @@ spec:
   - {name: scratch, emptyDir: {medium: Memory, sizeLimit: 10Mi}}
   - {name: disk, emptyDir: {}}
   - {name: etc, hostPath: {path: /etc, type: Directory}}
+  - {name: conf, configMap: {name: m, optional: true}}
+  - {name: key, secret: {secretName: s}}
+  - {name: me, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}, {path: cpu, resourceFieldRef: {resource: limits.cpu}}]}}
+  - {name: all, projected: {sources: [{configMap: {name: m}}, {secret: {name: s, optional: true}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}
+  - {name: claim, persistentVolumeClaim: {claimName: c, readOnly: true}}
+  - {name: own, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce]}}}}
+  - {name: share, nfs: {server: nfs.example, path: /export}}
+  - {name: artifact, image: {reference: "registry.example/data:1", pullPolicy: IfNotPresent}}
 status:
   phase: Running
   qosClass: Burstable
