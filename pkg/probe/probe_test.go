@@ -161,17 +161,25 @@ func (w *world) set(exits map[string]int32, name string, exit int32) {
 	exits[name] = exit
 }
 
-// TestStartupGatesTheOthers: nothing else is asked until the startup probe was
-// good, and then it is asked no more. A liveness probe that fails has said its
-// last word.
-func TestStartupGatesTheOthers(t *testing.T) {
+// notStarted is a pod whose container has a probe of each kind, and whose startup
+// probe has failed once.
+func notStarted(t *testing.T) (*world, map[string]int32, *Pod) {
+	t.Helper()
 	w := newWorld(t)
 	c, exits := kinds(w)
 	exits["startup"] = 1
 	pod := w.Start(t.Context(), func() { w.mu.Lock(); defer w.mu.Unlock(); w.changed.Broadcast() })
-	defer pod.Stop()
+	t.Cleanup(pod.Stop)
 	pod.Update(web, []Container{c})
 	w.pass(1, time.Second)
+	return w, exits, pod
+}
+
+// TestStartupGatesTheOthers: nothing else is asked until the startup probe was
+// good, and then it is asked no more. A liveness probe that fails has said its
+// last word.
+func TestStartupGatesTheOthers(t *testing.T) {
+	w, exits, pod := notStarted(t)
 	w.until("asked twice", func() bool { return w.counts["web main Startup false"] == 2 })
 	if r := pod.Result("c"); r != (Result{}) || w.counts["web main Liveness true"]+w.counts["web main Readiness true"] != 0 {
 		t.Fatalf("before it has started: %+v, counts %v", r, w.counts)
@@ -191,13 +199,7 @@ func TestStartupGatesTheOthers(t *testing.T) {
 }
 
 func TestStartupFails(t *testing.T) {
-	w := newWorld(t)
-	c, exits := kinds(w)
-	exits["startup"] = 1
-	pod := w.Start(t.Context(), func() { w.mu.Lock(); defer w.mu.Unlock(); w.changed.Broadcast() })
-	defer pod.Stop()
-	pod.Update(web, []Container{c})
-	w.pass(1, time.Second)
+	w, _, pod := notStarted(t)
 	w.pass(1, time.Second)
 	w.until("failed", func() bool { return pod.Result("c") == Result{Failed: Startup} && len(w.alarms) == 0 })
 }
