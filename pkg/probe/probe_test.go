@@ -186,7 +186,9 @@ func TestStartupGatesTheOthers(t *testing.T) {
 	}
 	w.set(exits, "startup", 0)
 	w.pass(1, time.Second)
-	w.until("started and ready", func() bool { return pod.Result("c") == Result{Started: true, Ready: true} })
+	w.until("started, alive and ready", func() bool {
+		return pod.Result("c") == Result{Started: true, Ready: true} && w.counts["web main Liveness true"] == 1
+	})
 	w.set(exits, "liveness", 1)
 	w.pass(2, time.Second)
 	w.pass(2, time.Second)
