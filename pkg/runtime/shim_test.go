@@ -73,7 +73,8 @@ func TestCollectShims(t *testing.T) {
 	if err := os.WriteFile(script, []byte("echo up; read x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	waits := "exec 3<&0; (cd " + filepath.Dir(script) + " && exec " + runc + " init <&3) & wait"
+	// It stays when the runc is killed, as a shim does.
+	waits := "exec 3<&0; (cd " + filepath.Dir(script) + " && exec " + runc + " init <&3) & wait; read x <&3"
 	gone := []*exec.Cmd{fakeShim(t, "astray", criNamespace, f.path, idle, true), fakeShim(t, "no-record", criNamespace, f.path, idle, false),
 		fakeShim(t, "no-record-waits", criNamespace, f.path, waits, false)}
 	fakeShim(t, "in-use", criNamespace, f.path, idle, false)
