@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	tableBegin = "<!-- generated: go test ./pkg/manifest -run TestDocumentation -update -->\n"
+	tableBegin = "<!-- generated: go test ./pkg/manifest -run 'TestDocumentation|TestPodSpecification' -update -->\n"
 	tableEnd   = "<!-- end -->\n"
 )
 

@@ -40,18 +40,6 @@ var volumeFields = []typeFields{
 	{of: v1.ImageVolumeSource{}, supported: "reference pullPolicy"},
 }
 
-// whyRefused says more of refused fields than that they are, by Go type and
-// JSON name.
-var whyRefused = map[string]string{
-	"VolumeProjection.serviceAccountToken": needsControlPlane,
-	"VolumeProjection.clusterTrustBundle":  needsControlPlane,
-	"VolumeProjection.podCertificate":      needsControlPlane,
-	"Volume.gitRepo":                       "not supported, as in kubelet since v1.33: cloning on the node runs what the repository says; use an init container with an emptyDir",
-	"Volume.flexVolume":                    "not supported: such drivers are programs that run on the node as root; mount it on the node and use hostPath",
-}
-
-const needsControlPlane = "not supported: it needs a control plane that issues tokens and certificates, and there is none; remove it"
-
 func defaultVolume(v *v1.Volume) {
 	if v.VolumeSource == (v1.VolumeSource{}) {
 		v.EmptyDir = &v1.EmptyDirVolumeSource{}

@@ -35,8 +35,6 @@ var valueChecks = map[string]valueCheck{
 	"EmptyDirVolumeSource.medium": checkMedium,
 }
 
-const notSupported = "not supported by this version of nodeagent; remove it"
-
 // onlyValues accepts nothing but the listed values of a field.
 func onlyValues(why string, accepted ...string) valueCheck {
 	quoted := make([]string, 0, len(accepted))
