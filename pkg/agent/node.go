@@ -24,6 +24,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/probe"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/runtime/embedded"
+	"github.com/nodeagent/nodeagent/pkg/stats"
 )
 
 // connectRetry is the pause between attempts to reach a runtime that is away.
@@ -34,6 +35,7 @@ type node struct {
 	client  *runtime.Client
 	images  *images.Manager
 	workers *podworker.Manager
+	stats   *stats.Reader
 }
 
 // awaitPods returns when a container runtime is needed. An agent that serves
@@ -92,6 +94,7 @@ func (a *agent) runNode(ctx context.Context) error {
 	a.store.NotifyResources(objects{a.store}.changed(n.workers))
 	a.node.Store(n)
 	a.look(ctx, n)
+	g.Go(func() error { return n.stats.Run(ctx) })
 	g.Go(func() error { return n.workers.Run(ctx) })
 	return g.Wait()
 }
@@ -263,6 +266,7 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 		KeepDead: a.cfg.Pods.MaxDeadContainers, MaxStarts: a.cfg.Runtime.MaxParallelStarts,
 		RelistInterval: a.cfg.Runtime.RelistInterval.Duration, Clock: time.Now, Log: a.log, Hook: killHook(),
 	})
+	n.stats = a.newStats(n, cgroups)
 	return n, nil
 }
 

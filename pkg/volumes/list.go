@@ -28,9 +28,14 @@ type Volume struct {
 	// Used in bytes; -1: not measured (a path of the host, or too many files
 	// for a quick look).
 	Used int64 `json:"used"`
+	// Files is how many there are, folders among them, when Used was measured.
+	Files int64 `json:"files,omitempty"`
 	// Mounted says that it is a mount of its own.
 	Mounted bool `json:"mounted"`
 }
+
+// OnDisk says that what it holds takes space of the node's disk.
+func (v Volume) OnDisk() bool { return v.Used >= 0 && v.Medium == string(v1.StorageMediumDefault) }
 
 const (
 	// listBudget is how many files List looks at, over all volumes.
@@ -141,12 +146,13 @@ func describe(uid types.UID, f *Folder, r Record, mounted map[string]bool, w *wa
 		var st unix.Statfs_t
 		if unix.Fstatfs(fd, &st) == nil && st.Blocks > 0 {
 			v.Used = int64(st.Blocks-st.Bfree) * st.Bsize
+			v.Files = int64(st.Files - st.Ffree)
 			v.Limit = int64(st.Blocks) * st.Bsize
 		}
 		return v
 	}
 	if used, ok := w.measure(fd); ok {
-		v.Used = used
+		v.Used, v.Files = used, w.files
 	}
 	return v
 }
@@ -156,12 +162,13 @@ func describe(uid types.UID, f *Folder, r Record, mounted map[string]bool, w *wa
 type walk struct {
 	ctx    context.Context // nil: not cancelled
 	budget int             // files to look at; negative: all
+	files  int64           // of the folder that is measured, with itself
 	seen   map[[2]uint64]struct{}
 }
 
 // measure closes the descriptor.
 func (w *walk) measure(fd int) (bytes int64, ok bool) {
-	w.seen = map[[2]uint64]struct{}{}
+	w.seen, w.files = map[[2]uint64]struct{}{}, 1
 	return w.folder(fd, 0)
 }
 
@@ -202,6 +209,7 @@ func (w *walk) entry(dir int, name string, depth int) (bytes int64, ok bool) {
 		}
 		w.seen[key] = struct{}{}
 	}
+	w.files++
 	bytes = st.Blocks * 512
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return bytes, true
