@@ -193,8 +193,7 @@ func familyOf(ip netip.Addr) corev1.IPFamily {
 func (p *Proxy) countNoLocal(r ruleset.Ruleset) {
 	counts := map[string]map[corev1.IPFamily]int{"internal": {}, "external": {}}
 	seen := map[string]bool{} // a Service port has several external addresses
-	for i := range r.Frontends {
-		f := &r.Frontends[i]
+	for _, f := range r.Frontends {
 		if len(f.Endpoints) > 0 || f.Empty != ruleset.Drop {
 			continue
 		}

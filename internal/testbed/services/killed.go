@@ -91,7 +91,7 @@ func many(n int) ruleset.Ruleset {
 	r := ruleset.Ruleset{Node: ManyRuleset(1).Node}
 	for i := range n {
 		ip := addr4(96, i)
-		r.Frontends = append(r.Frontends, ruleset.Frontend{
+		r.Frontends = append(r.Frontends, &ruleset.Frontend{
 			Key:     ruleset.Key{Addr: ip, Proto: ruleset.TCP, Port: 80},
 			Service: fmt.Sprintf("default/s-%d", i), Masquerade: ruleset.MasqueradeRemote,
 			Endpoints: endpoints(8080, addr4(1, i), addr4(2, i)),

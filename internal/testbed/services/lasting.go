@@ -246,7 +246,7 @@ func ManyRuleset(n int) ruleset.Ruleset {
 		NodePortAddresses: []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()},
 		LocalPods:         ruleset.LocalPods{Prefixes: PodCIDRs},
 	}}
-	var ports []ruleset.Frontend
+	var ports []*ruleset.Frontend
 	for i, v6 := range []bool{false, true} {
 		f := ruleset.Frontend{Service: "default/many", Masquerade: ruleset.MasqueradeAll}
 		for a := ManyEndpoints[i].Addr().Next(); len(f.Endpoints) < n; a = a.Next() {
@@ -254,12 +254,12 @@ func ManyRuleset(n int) ruleset.Ruleset {
 		}
 		f.Key = ruleset.Key{Addr: Addr("cluster", v6), Proto: ruleset.TCP, Port: 80}
 		r.ClusterIPs = append(r.ClusterIPs, f.Key.Addr)
-		r.Frontends = append(r.Frontends, f)
-		f.Key = ruleset.Key{Addr: ruleset.AnyAddr(f.Key.Addr), Proto: ruleset.TCP, Port: 30080}
-		ports = append(ports, f)
+		port := f
+		port.Key = ruleset.Key{Addr: ruleset.AnyAddr(f.Key.Addr), Proto: ruleset.TCP, Port: 30080}
+		r.Frontends, ports = append(r.Frontends, &f), append(ports, &port)
 	}
 	r.Frontends = append(r.Frontends, ports...)
-	slices.SortFunc(r.Frontends, func(a, b ruleset.Frontend) int { return a.Key.Compare(b.Key) })
+	slices.SortFunc(r.Frontends, func(a, b *ruleset.Frontend) int { return a.Key.Compare(b.Key) })
 	return r
 }
 

@@ -35,7 +35,7 @@ func tenThousand(b *testing.B) *servicemap.Map {
 	return m
 }
 
-func each(b *testing.B, do func(any) (bool, error), objects []any) {
+func each(b testing.TB, do func(any) (bool, error), objects []any) {
 	for _, o := range objects {
 		if _, err := do(o); err != nil {
 			b.Fatal(err)
@@ -76,6 +76,25 @@ func BenchmarkOneMoreThan10000(b *testing.B) {
 		}
 		if gone, added := ruleset.DiffAddrs(old.Hairpin, now.Hairpin); len(gone)+len(added) != 2 {
 			b.Fatal(gone, added)
+		}
+		old = now
+	}
+}
+
+// An endpoint is another one, which is what happens most: nothing is copied but
+// pointers.
+func BenchmarkOneEndpointOf10000(b *testing.B) {
+	m := tenThousand(b)
+	slice := objects(5_000)[1].(*discoveryv1.EndpointSlice)
+	b.ReportAllocs()
+	var p plan.Planner
+	old := p.Make(m.Snapshot(), plan.Node{Name: "elsewhere"})
+	for i := 0; b.Loop(); i++ {
+		slice.Endpoints[0].Addresses[0] = []string{"10.3.0.1", "10.3.0.2"}[i%2]
+		each(b, m.Upsert, []any{slice})
+		now := p.Make(m.Snapshot(), plan.Node{Name: "elsewhere"})
+		if changes := ruleset.Diff(old, now); len(changes) != 1 {
+			b.Fatal(len(changes))
 		}
 		old = now
 	}

@@ -64,7 +64,7 @@ type view struct {
 
 type planner struct {
 	node       Node
-	frontends  []ruleset.Frontend
+	frontends  []*ruleset.Frontend
 	clusterIPs []netip.Addr // all three unsorted, with duplicates
 	hairpin    []netip.Addr
 }
@@ -119,7 +119,7 @@ func (p *planner) detects(like netip.Addr) bool {
 
 func (p *planner) add(f ruleset.Frontend, addr netip.Addr, proto ruleset.Proto, port uint16) {
 	f.Key = ruleset.Key{Addr: addr, Proto: proto, Port: port}
-	p.frontends = append(p.frontends, f)
+	p.frontends = append(p.frontends, &f)
 }
 
 // sourceRanges are those of the view's family. A node within them gets in with
@@ -194,7 +194,7 @@ func facts(n Node) ruleset.Node {
 
 // sortedFrontends sorts by key; the first of those with the same key stays.
 // What is moved about while sorting is the places, not the frontends.
-func sortedFrontends(in []ruleset.Frontend) []ruleset.Frontend {
+func sortedFrontends(in []*ruleset.Frontend) []*ruleset.Frontend {
 	order := make([]int32, len(in))
 	for i := range order {
 		order[i] = int32(i)
@@ -202,7 +202,7 @@ func sortedFrontends(in []ruleset.Frontend) []ruleset.Frontend {
 	slices.SortFunc(order, func(a, b int32) int {
 		return cmp.Or(in[a].Key.Compare(in[b].Key), cmp.Compare(a, b))
 	})
-	out := make([]ruleset.Frontend, 0, len(in))
+	out := make([]*ruleset.Frontend, 0, len(in))
 	for _, i := range order {
 		if len(out) == 0 || out[len(out)-1].Key != in[i].Key {
 			out = append(out, in[i])

@@ -42,7 +42,7 @@ func (p *Planner) Make(services servicemap.Snapshot, node Node) ruleset.Ruleset 
 func (p *Planner) all(services servicemap.Snapshot, node Node) {
 	all := planner{
 		node:       node,
-		frontends:  make([]ruleset.Frontend, 0, len(services)),
+		frontends:  make([]*ruleset.Frontend, 0, len(services)),
 		clusterIPs: make([]netip.Addr, 0, len(services)),
 	}
 	for _, s := range services {
@@ -69,7 +69,7 @@ func (p *Planner) change(gone, added []*servicemap.Service) bool {
 	for _, s := range added {
 		now.service(s)
 	}
-	byKey := func(a, b ruleset.Frontend) int { return a.Key.Compare(b.Key) }
+	byKey := func(a, b *ruleset.Frontend) int { return a.Key.Compare(b.Key) }
 	slices.SortFunc(old.frontends, byKey)
 	slices.SortFunc(now.frontends, byKey)
 	frontends, ok := patch(p.last.Frontends, old.frontends, now.frontends, byKey)
@@ -121,9 +121,12 @@ func (c counts) change(old, now []netip.Addr) (gone, added []netip.Addr) {
 	return sorted(gone), sorted(added)
 }
 
-// patch takes elements out of a sorted list and puts others in. It is false
-// if one of these is there already.
+// patch takes elements out of a sorted list and puts others in; where there are
+// none it is the same list. It is false if one of these is there already.
 func patch[T any](list, gone, added []T, compare func(a, b T) int) ([]T, bool) {
+	if len(gone)+len(added) == 0 {
+		return list, true
+	}
 	out := make([]T, 0, len(list)+len(added)-len(gone))
 	for len(gone)+len(added) > 0 {
 		remove := len(gone) > 0 && (len(added) == 0 || compare(gone[0], added[0]) <= 0)

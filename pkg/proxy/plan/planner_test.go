@@ -97,3 +97,25 @@ func TestYield(t *testing.T) {
 		}
 	}
 }
+
+// What a change does not touch is not made again: two rulesets have it in common.
+func TestUntouchedIsShared(t *testing.T) {
+	m := servicemap.New()
+	for i := range 100 {
+		each(t, m.Upsert, objects(i))
+	}
+	var p plan.Planner
+	before := p.Make(m.Snapshot(), plan.Node{Name: "elsewhere"})
+	other := objects(50)[1].(*discoveryv1.EndpointSlice)
+	other.Endpoints = other.Endpoints[:1]
+	each(t, m.Upsert, []any{other})
+	after := p.Make(m.Snapshot(), plan.Node{Name: "elsewhere"})
+	for i := range before.Frontends {
+		if touched := before.Frontends[i].Service == "ns/s-50"; (before.Frontends[i] == after.Frontends[i]) == touched {
+			t.Errorf("%v and %v: touched is %v", before.Frontends[i], after.Frontends[i], touched)
+		}
+	}
+	if &before.ClusterIPs[0] != &after.ClusterIPs[0] {
+		t.Error("the cluster IPs were copied")
+	}
+}

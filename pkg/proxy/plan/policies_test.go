@@ -94,7 +94,7 @@ func TestPolicies(t *testing.T) {
 			}
 		}
 		r := plan.Make(m.Snapshot(), plan.Node{Name: "here", Zone: "a"})
-		outer, cluster := &r.Frontends[0], &r.Frontends[1]
+		outer, cluster := r.Frontends[0], r.Frontends[1]
 		for _, got := range []struct {
 			what      string
 			endpoints []netip.AddrPort

@@ -216,10 +216,11 @@ type HealthCheck struct {
 }
 
 // Ruleset is everything. Its lists are sorted and hold no duplicates; nobody
-// changes them once it is made.
+// changes them once it is made, nor a frontend: those that two rulesets have
+// in common are the same pointer.
 type Ruleset struct {
 	Node      Node
-	Frontends []Frontend
+	Frontends []*Frontend
 	// ClusterIPs refuse connections to ports that no frontend has.
 	ClusterIPs []netip.Addr
 	// Hairpin are the addresses of this node's endpoints.
@@ -229,8 +230,8 @@ type Ruleset struct {
 // String prints one line for each frontend, for people and golden files.
 func (r Ruleset) String() string {
 	var b strings.Builder
-	for i := range r.Frontends {
-		fmt.Fprintln(&b, r.Frontends[i].String())
+	for _, f := range r.Frontends {
+		fmt.Fprintln(&b, f)
 	}
 	fmt.Fprintf(&b, "cluster IPs %v\nhairpin %v\n", r.ClusterIPs, r.Hairpin)
 	return b.String()
@@ -238,11 +239,11 @@ func (r Ruleset) String() string {
 
 // Find is the frontend with that key, or nil.
 func (r *Ruleset) Find(k Key) *Frontend {
-	i, found := slices.BinarySearchFunc(r.Frontends, k, func(f Frontend, k Key) int { return f.Key.Compare(k) })
+	i, found := slices.BinarySearchFunc(r.Frontends, k, func(f *Frontend, k Key) int { return f.Key.Compare(k) })
 	if !found {
 		return nil
 	}
-	return &r.Frontends[i]
+	return r.Frontends[i]
 }
 
 // Change is one frontend before and after; nil is that it was not there.
@@ -259,8 +260,9 @@ func Diff(old, now Ruleset) []Change {
 	return changes
 }
 
-// walk calls f for each key of two sorted lists with who has it.
-func walk(a, b []Frontend, f func(a, b *Frontend)) {
+// walk calls f for each key of two sorted lists with who has it, but for those
+// that both lists have as the same pointer, which are nearly all.
+func walk(a, b []*Frontend, f func(a, b *Frontend)) {
 	for len(a) > 0 || len(b) > 0 {
 		order := 0
 		switch {
@@ -268,18 +270,21 @@ func walk(a, b []Frontend, f func(a, b *Frontend)) {
 			order = 1
 		case len(b) == 0:
 			order = -1
-		case a[0].Key != b[0].Key: // most are the same, and that is seen sooner
+		case a[0] == b[0]:
+			a, b = a[1:], b[1:]
+			continue
+		default:
 			order = a[0].Key.Compare(b[0].Key)
 		}
 		switch {
 		case order < 0:
-			f(&a[0], nil)
+			f(a[0], nil)
 			a = a[1:]
 		case order > 0:
-			f(nil, &b[0])
+			f(nil, b[0])
 			b = b[1:]
 		default:
-			f(&a[0], &b[0])
+			f(a[0], b[0])
 			a, b = a[1:], b[1:]
 		}
 	}
@@ -287,6 +292,9 @@ func walk(a, b []Frontend, f func(a, b *Frontend)) {
 
 // DiffAddrs compares two sorted lists of addresses.
 func DiffAddrs(old, now []netip.Addr) (gone, added []netip.Addr) {
+	if len(old) == len(now) && len(old) > 0 && &old[0] == &now[0] {
+		return nil, nil
+	}
 	for len(old) > 0 && len(now) > 0 {
 		switch {
 		case old[0] == now[0]:

@@ -10,8 +10,8 @@ import (
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-func frontend(ip string, port uint16, to ...string) ruleset.Frontend {
-	f := ruleset.Frontend{Key: ruleset.Key{Addr: addr(ip), Proto: ruleset.TCP, Port: port}, Service: "ns/s"}
+func frontend(ip string, port uint16, to ...string) *ruleset.Frontend {
+	f := &ruleset.Frontend{Key: ruleset.Key{Addr: addr(ip), Proto: ruleset.TCP, Port: port}, Service: "ns/s"}
 	for _, e := range to {
 		f.Endpoints = append(f.Endpoints, netip.MustParseAddrPort(e))
 	}
@@ -19,10 +19,10 @@ func frontend(ip string, port uint16, to ...string) ruleset.Frontend {
 }
 
 func TestDiff(t *testing.T) {
-	old := ruleset.Ruleset{Frontends: []ruleset.Frontend{
+	old := ruleset.Ruleset{Frontends: []*ruleset.Frontend{
 		frontend("10.96.0.1", 80, "10.0.0.1:80"), frontend("10.96.0.2", 80), frontend("10.96.0.3", 80, "10.0.0.3:80"),
 	}}
-	now := ruleset.Ruleset{Frontends: []ruleset.Frontend{
+	now := ruleset.Ruleset{Frontends: []*ruleset.Frontend{
 		frontend("10.96.0.1", 80, "10.0.0.1:80"), frontend("10.96.0.3", 80, "10.0.0.4:80"), frontend("10.96.0.4", 80),
 	}}
 	var got []string
@@ -69,7 +69,7 @@ func TestTrace(t *testing.T) {
 			NodePortAddresses: []netip.Addr{netip.IPv4Unspecified()},
 			ServiceCIDRs:      []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
 		},
-		Frontends:  []ruleset.Frontend{local, cluster, none, ranged},
+		Frontends:  []*ruleset.Frontend{local, cluster, none, ranged},
 		ClusterIPs: []netip.Addr{addr("10.96.0.1"), addr("10.96.0.2")},
 		Hairpin:    []netip.Addr{addr("10.0.0.1")},
 	}

@@ -173,9 +173,9 @@ func tables(f family, now ruleset.Ruleset) []table {
 	for _, tree := range r.forests(&now) {
 		nat.chains = append(nat.chains, tree.whole()...)
 	}
-	for i := range now.Frontends {
-		if f.has(now.Frontends[i].Key.Addr) {
-			nat.chains = append(nat.chains, r.chains(&now.Frontends[i])...)
+	for _, front := range now.Frontends {
+		if f.has(front.Key.Addr) {
+			nat.chains = append(nat.chains, r.chains(front)...)
 		}
 	}
 	return all

@@ -46,16 +46,15 @@ type forest struct {
 func (r renderer) forests(rs *ruleset.Ruleset) [2]*forest {
 	fs := rs.Frontends
 	mine := func(a netip.Addr) bool { return r.family.has(a) }
-	fs = between(fs, func(f ruleset.Frontend) bool { return mine(f.Key.Addr) })
+	fs = between(fs, func(f *ruleset.Frontend) bool { return mine(f.Key.Addr) })
 	ips := between(rs.ClusterIPs, mine)
-	n := len(fs) - len(between(fs, func(f ruleset.Frontend) bool { return !f.Key.NodePort() }))
+	n := len(fs) - len(between(fs, func(f *ruleset.Frontend) bool { return !f.Key.NodePort() }))
 	out := [2]*forest{
 		{tree: tree{width: r.family.width}, renderer: r, root: addresses},
 		{tree: tree{width: r.family.width}, renderer: r, root: nodePorts, nodePorts: true},
 	}
 	out[0].places, out[0].entries = make([]place, 0, len(fs)-n+len(ips)), make([]entry, 0, len(fs)-n+len(ips))
-	for i := range fs {
-		f := &fs[i]
+	for _, f := range fs {
 		if f.Key.NodePort() {
 			out[1].add(f.Key.Addr, f)
 			continue

@@ -110,7 +110,7 @@ func example() ruleset.Ruleset {
 			LoopbackNodePorts: true,
 			ServiceCIDRs:      []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")},
 		},
-		Frontends: []ruleset.Frontend{
+		Frontends: []*ruleset.Frontend{
 			{Key: key("0.0.0.0", 30080), Service: "a/b:c", Endpoints: addrs("10.244.1.10:8080"), Masquerade: ruleset.MasqueradeAll},
 			{Key: key("10.96.0.10", 80), Service: "a/b:c", Endpoints: addrs("10.244.1.10:8080", "10.244.2.10:8080"), Masquerade: ruleset.MasqueradeRemote},
 			{Key: key("10.96.0.11", 80), Service: "a/none:c", Empty: ruleset.Reject},
@@ -188,9 +188,9 @@ func TestOneMoreTouchesALeaf(t *testing.T) {
 	}
 }
 
-func sortedFrontends(in []ruleset.Frontend) []ruleset.Frontend {
-	slices.SortStableFunc(in, func(a, b ruleset.Frontend) int { return a.Key.Compare(b.Key) })
-	return slices.CompactFunc(in, func(a, b ruleset.Frontend) bool { return a.Key == b.Key })
+func sortedFrontends(in []*ruleset.Frontend) []*ruleset.Frontend {
+	slices.SortStableFunc(in, func(a, b *ruleset.Frontend) int { return a.Key.Compare(b.Key) })
+	return slices.CompactFunc(in, func(a, b *ruleset.Frontend) bool { return a.Key == b.Key })
 }
 
 func randomAddr(r *rand.Rand, f family) netip.Addr {
@@ -209,8 +209,8 @@ func randomAddr(r *rand.Rand, f family) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
-func randomFrontend(r *rand.Rand, f family) ruleset.Frontend {
-	out := ruleset.Frontend{Service: fmt.Sprint("s", r.IntN(1000)), Masquerade: ruleset.Masquerade(r.IntN(3)), Empty: ruleset.Reject}
+func randomFrontend(r *rand.Rand, f family) *ruleset.Frontend {
+	out := &ruleset.Frontend{Service: fmt.Sprint("s", r.IntN(1000)), Masquerade: ruleset.Masquerade(r.IntN(3)), Empty: ruleset.Reject}
 	out.Key = ruleset.Key{Addr: randomAddr(r, f), Proto: protos[r.IntN(3)], Port: uint16(1 + r.IntN(65535))}
 	if r.IntN(5) == 0 {
 		out.Key.Addr = ruleset.AnyAddr(out.Key.Addr)
@@ -259,10 +259,12 @@ func changed(r *rand.Rand, f family, old ruleset.Ruleset) ruleset.Ruleset {
 	}
 	more := randomRuleset(r, f, r.IntN(few+1))
 	now := ruleset.Ruleset{Node: old.Node}
-	now.Frontends = slices.DeleteFunc(slices.Clone(old.Frontends), func(ruleset.Frontend) bool { return r.IntN(len(old.Frontends)+1) < few })
+	now.Frontends = slices.DeleteFunc(slices.Clone(old.Frontends), func(*ruleset.Frontend) bool { return r.IntN(len(old.Frontends)+1) < few })
 	for i := range now.Frontends {
 		if r.IntN(len(now.Frontends)) == 0 {
-			now.Frontends[i].Endpoints = randomFrontend(r, f).Endpoints
+			other := *now.Frontends[i] // the old ruleset keeps its own
+			other.Endpoints = randomFrontend(r, f).Endpoints
+			now.Frontends[i] = &other
 		}
 	}
 	now.Frontends = sortedFrontends(append(now.Frontends, more.Frontends...))
@@ -299,7 +301,7 @@ func BenchmarkRender10000(b *testing.B) {
 	var r ruleset.Ruleset
 	for i := range 10_001 {
 		ip := func(a, b byte) netip.Addr { return netip.AddrFrom4([4]byte{a, b, byte(i >> 8), byte(i)}) }
-		r.Frontends = append(r.Frontends, ruleset.Frontend{
+		r.Frontends = append(r.Frontends, &ruleset.Frontend{
 			Key: ruleset.Key{Addr: ip(10, 96), Proto: ruleset.TCP, Port: 80}, Masquerade: ruleset.MasqueradeRemote,
 			Endpoints: []netip.AddrPort{netip.AddrPortFrom(ip(10, 1), 8080), netip.AddrPortFrom(ip(10, 2), 8080)},
 		})

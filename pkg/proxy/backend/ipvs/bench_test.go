@@ -65,8 +65,8 @@ func load(b *testing.B, size int) {
 			b.Fatal(err)
 		}
 		start = time.Now()
-		for i := range r.Frontends {
-			if f := &r.Frontends[i]; !f.Key.NodePort() {
+		for _, f := range r.Frontends {
+			if !f.Key.NodePort() {
 				bare(b, h, f, false)
 			}
 		}
@@ -87,7 +87,7 @@ func oneMore(b *testing.B, size int) {
 	all := many(size + 1)
 	old, now := less(all), all
 	apply(b, be, ruleset.Ruleset{}, old)
-	other := all.Frontends[len(all.Frontends)-1]
+	other := *all.Frontends[len(all.Frontends)-1]
 	other.Key.Port++
 	h := handle(b, w)
 	var ours, floor []time.Duration

@@ -444,15 +444,15 @@ func many(n int) ruleset.Ruleset {
 	}}
 	addr := func(kind byte, i int) netip.Addr { return netip.AddrFrom4([4]byte{10, kind, byte(i >> 8), byte(i)}) }
 	for i := range n {
-		f := ruleset.Frontend{
+		f := &ruleset.Frontend{
 			Key:     ruleset.Key{Addr: addr(96, i+1), Proto: ruleset.TCP, Port: 80},
 			Service: fmt.Sprintf("default/s-%d", i), Masquerade: ruleset.MasqueradeRemote,
 			Endpoints: []netip.AddrPort{netip.AddrPortFrom(addr(1, i+1), 8080), netip.AddrPortFrom(addr(2, i+1), 8080)},
 		}
 		if i == 0 {
-			port := f
+			port := *f
 			port.Key.Addr, port.Key.Port, port.Masquerade = netip.IPv4Unspecified(), 30080, ruleset.MasqueradeAll
-			r.Frontends = append(r.Frontends, port)
+			r.Frontends = append(r.Frontends, &port)
 		}
 		r.Frontends = append(r.Frontends, f)
 		r.ClusterIPs = append(r.ClusterIPs, f.Key.Addr)

@@ -238,7 +238,7 @@ func TestDestinations(t *testing.T) {
 		ClusterIPs: []netip.Addr{a("10.96.0.1"), a("10.97.0.1")},
 	}
 	for _, ip := range []string{"0.0.0.0", "10.96.0.1", "192.0.2.1", "203.0.113.1", "203.0.113.1", "2001:db8::1"} {
-		r.Frontends = append(r.Frontends, ruleset.Frontend{Key: ruleset.Key{Addr: a(ip)}})
+		r.Frontends = append(r.Frontends, &ruleset.Frontend{Key: ruleset.Key{Addr: a(ip)}})
 	}
 	routes, virtual := destinations(&r, []netip.Addr{a("192.0.2.1")}, nil)
 	if got, want := fmt.Sprint(routes), "[10.96.0.0/16 10.97.0.1/32 192.0.2.1/32 203.0.113.1/32 2001:db8::1/128]"; got != want {

@@ -20,7 +20,7 @@ type clients map[string]map[string]string
 // Without it clients may change their endpoint, which is no reason to leave the
 // kernel as it is.
 func (b *Backend) clients(ctx context.Context, now ruleset.Ruleset) clients {
-	if !slices.ContainsFunc(now.Frontends, func(f ruleset.Frontend) bool { return f.Affinity > 0 }) {
+	if !slices.ContainsFunc(now.Frontends, func(f *ruleset.Frontend) bool { return f.Affinity > 0 }) {
 		return nil
 	}
 	tables, err := b.opts.Nft.Run(ctx, nil, "list", "tables")

@@ -24,7 +24,7 @@ func Detect(ctx context.Context, opts Options) error {
 		service, a, c := netip.MustParseAddr(addrs[0]), netip.MustParseAddr(addrs[1]), netip.MustParseAddr(addrs[2])
 		sample.Node.NodePortAddresses = append(sample.Node.NodePortAddresses, ruleset.AnyAddr(service))
 		for port, affinity := range map[uint16]uint32{1: 0, 2: 10} {
-			sample.Frontends = append(sample.Frontends, ruleset.Frontend{
+			sample.Frontends = append(sample.Frontends, &ruleset.Frontend{
 				Key: ruleset.Key{Addr: service, Proto: ruleset.TCP, Port: port}, Service: fmt.Sprintf("check/check%d:%d", i, port),
 				Endpoints: []netip.AddrPort{netip.AddrPortFrom(a, 1), netip.AddrPortFrom(c, 1)},
 				Affinity:  affinity, Masquerade: ruleset.MasqueradeRemote,

@@ -335,7 +335,7 @@ func many(n int) ruleset.Ruleset {
 	}}
 	for i := range n {
 		ip := func(a, b byte) netip.Addr { return netip.AddrFrom4([4]byte{a, b, byte(i >> 8), byte(i)}) }
-		r.Frontends = append(r.Frontends, ruleset.Frontend{
+		r.Frontends = append(r.Frontends, &ruleset.Frontend{
 			Key:     ruleset.Key{Addr: ip(10, 96), Proto: ruleset.TCP, Port: 80},
 			Service: fmt.Sprintf("default/s-%d", i), Masquerade: ruleset.MasqueradeRemote,
 			Endpoints: []netip.AddrPort{netip.AddrPortFrom(ip(10, 1), 8080), netip.AddrPortFrom(ip(10, 2), 8080)},

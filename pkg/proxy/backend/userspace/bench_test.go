@@ -15,7 +15,7 @@ import (
 func many(n int) ruleset.Ruleset {
 	r := ruleset.Ruleset{Node: ruleset.Node{ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
 	for i := range n {
-		f := ruleset.Frontend{
+		f := &ruleset.Frontend{
 			Key:       ruleset.Key{Addr: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), Proto: ruleset.TCP, Port: 80},
 			Service:   fmt.Sprintf("default/s-%d", i),
 			Endpoints: []netip.AddrPort{at(services.PodA, services.PortA), at(services.PodB, services.PortA)},

@@ -76,8 +76,8 @@ func (b *Backend) forgetClients() {
 		return
 	}
 	sticky := map[string]bool{}
-	for i := range b.now.Frontends {
-		if f := &b.now.Frontends[i]; f.Affinity > 0 {
+	for _, f := range b.now.Frontends {
+		if f.Affinity > 0 {
 			sticky[f.Service] = true
 		}
 	}

@@ -188,8 +188,7 @@ func (b *Backend) wanted(privileged bool) map[ruleset.Key]*ruleset.Frontend {
 	want := make(map[ruleset.Key]*ruleset.Frontend, len(b.now.Frontends))
 	nodePortAddrs := b.now.Node.ServeNodePorts(b.node.addrs)
 	for _, nodePorts := range []bool{false, true} { // one address goes before all of them
-		for i := range b.now.Frontends {
-			f := &b.now.Frontends[i]
+		for _, f := range b.now.Frontends {
 			if f.Key.NodePort() != nodePorts || len(f.Endpoints)+len(f.Inside) == 0 && f.Empty == ruleset.Reject {
 				continue
 			}
@@ -220,8 +219,8 @@ func (b *Backend) addresses() map[netip.Addr]bool {
 	for _, a := range b.now.ClusterIPs {
 		out[a] = true
 	}
-	for i := range b.now.Frontends {
-		if f := &b.now.Frontends[i]; !f.Key.NodePort() {
+	for _, f := range b.now.Frontends {
+		if !f.Key.NodePort() {
 			out[f.Key.Addr] = true
 		}
 	}

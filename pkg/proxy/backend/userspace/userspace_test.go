@@ -109,7 +109,7 @@ func state(t testing.TB, w *services.World) string {
 func serve(host string, port uint16) ruleset.Ruleset {
 	r := ruleset.Ruleset{Node: ruleset.Node{NodePortAddresses: []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}}}
 	for _, proto := range []ruleset.Proto{ruleset.TCP, ruleset.UDP} {
-		f := ruleset.Frontend{
+		f := &ruleset.Frontend{
 			Key:       ruleset.Key{Addr: netip.IPv4Unspecified(), Proto: proto, Port: 30080},
 			Service:   "default/s",
 			Endpoints: []netip.AddrPort{netip.AddrPortFrom(services.Addr(host, false), port)},
@@ -117,9 +117,9 @@ func serve(host string, port uint16) ruleset.Ruleset {
 		r.Frontends = append(r.Frontends, f)
 	}
 	for i := range 2 {
-		f := r.Frontends[i]
+		f := *r.Frontends[i]
 		f.Key.Addr, f.Key.Port = services.Addr("cluster", false), 80
-		r.Frontends = append(r.Frontends, f)
+		r.Frontends = append(r.Frontends, &f)
 	}
 	r.ClusterIPs = []netip.Addr{services.Addr("cluster", false)}
 	return r
@@ -425,9 +425,9 @@ func TestUnprivileged(t *testing.T) {
 		},
 	})
 	now := serve(services.PodA, services.PortA)
-	low := now.Frontends[0]
+	low := *now.Frontends[0]
 	low.Key.Port = 80
-	now.Frontends = append([]ruleset.Frontend{low}, now.Frontends...)
+	now.Frontends = append([]*ruleset.Frontend{&low}, now.Frontends...)
 	apply(t, b, ruleset.Ruleset{}, now)
 	for _, proto := range []ruleset.Proto{ruleset.TCP, ruleset.UDP} {
 		if got, err := w.Ask(services.Client, proto, at("node", 30080), false); err != nil || got.Verdict != ruleset.Forward {
