@@ -31,6 +31,7 @@ type kernel struct {
 	fail  map[string]error // by what is done: "apply nftables"
 	lost  bool             // somebody flushed the rules
 	tell  []func()         // who watches
+	takes time.Duration    // each Apply
 }
 
 func (k *kernel) did(what string) error {
@@ -70,6 +71,7 @@ type fakeBackend struct {
 }
 
 func (b *fakeBackend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
+	time.Sleep(b.k.takes)
 	b.k.mu.Lock()
 	defer b.k.mu.Unlock()
 	if err := ctx.Err(); err != nil {

@@ -31,8 +31,8 @@ func (p *Proxy) pass(ctx context.Context) error {
 	p.mu.Unlock()
 	err := p.apply(ctx, &node, news)
 	took := p.o.Clock().Sub(start)
-	r.work.take(took.Seconds())
 	r.ended = start.Add(took)
+	r.work.take(r.ended, took.Seconds())
 	p.o.Metrics.ProxySynced(r.mode.Name, r.full, took, start.Add(took), err)
 	r.full = err != nil
 	if err != nil {
@@ -58,7 +58,7 @@ func (p *Proxy) pass(ctx context.Context) error {
 func (p *Proxy) apply(ctx context.Context, node *plan.Node, news pending) (err error) {
 	r := &p.run
 	if news.foreign > 0 {
-		r.repairs.take(1)
+		r.repairs.take(p.o.Clock(), 1)
 		r.backend.Forget()
 		r.full = true
 		p.nodeEvent(corev1.EventTypeWarning, "ProxyRulesChanged", fmt.Sprintf(

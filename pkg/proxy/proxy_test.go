@@ -107,6 +107,39 @@ func TestChangesAreGathered(t *testing.T) {
 	})
 }
 
+// Under a constant load passes take a tenth of the time, or a second lies
+// between two of them; after a long one, such as the first, nobody waits longer.
+func TestConstantLoad(t *testing.T) {
+	for _, c := range []struct {
+		takes    time.Duration
+		min, max int // passes in a minute
+	}{{time.Millisecond, 5000, 6100}, {30 * time.Millisecond, 190, 240}, {10 * time.Second, 5, 5}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.k.takes = c.takes
+			w.start()
+			defer w.stop()
+			w.p.Synced("local")
+			w.settle(time.Minute)
+			w.did()
+			for i := range 6000 {
+				w.p.Upsert(service("a", fmt.Sprintf("10.96.0.%d", 1+i%2), corev1.ProtocolTCP))
+				w.settle(10 * time.Millisecond)
+			}
+			if n := len(w.did()); n < c.min || n > c.max {
+				t.Errorf("%d passes of %s in a minute, want %d to %d", n, c.takes, c.min, c.max)
+			}
+			w.settle(20 * time.Second)
+			w.did()
+			w.p.Upsert(service("last", "10.96.0.3", corev1.ProtocolTCP))
+			w.settle(time.Second + c.takes)
+			if n := len(w.did()); n != 1 {
+				t.Errorf("after a rest, a change is in %d passes", n)
+			}
+		})
+	}
+}
+
 // What comes as one is served as one, however long it takes.
 func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -23,8 +23,10 @@ const (
 	// A first change is applied at once, and what comes meanwhile together.
 	gather = 2 * time.Millisecond
 	// After work of that many seconds without a rest, passes take this share of
-	// one CPU's time.
-	workAtOnce, workShare = 2, 0.25
+	// one CPU's time; but none waits longer than longestPause for a long one
+	// before it, such as the first.
+	workAtOnce, workShare = 0.75, 0.1
+	longestPause          = time.Second
 	// Somebody who keeps flushing our rules finds them back that often at once,
 	// and then once a second.
 	repairsAtOnce, repairsPerSecond = 5, 1
@@ -69,7 +71,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	p.run = state{
 		mode: mode, backend: mode.New(), full: true, flows: true, retry: firstRetry,
-		work: newBucket(workAtOnce, workShare), repairs: newBucket(repairsAtOnce, repairsPerSecond),
+		work: newBucket(workAtOnce, workShare*longestPause.Seconds(), workShare), repairs: newBucket(repairsAtOnce, 0, repairsPerSecond),
 	}
 	p.mu.Lock()
 	p.status.Mode = mode.Name
