@@ -11,10 +11,14 @@ import (
 func (a *app) getCmd() *cobra.Command {
 	cl, o := &client{app: a}, cli.GetOptions{}
 	c := &cobra.Command{
-		Use:   "get TYPE [NAME…]",
+		Use:   "get TYPE[,TYPE…] [NAME…]",
 		Short: "List pods, services, configuration, volumes, containers, images, events or sources",
 		Example: `  # pods of all namespaces with their addresses
   nodeagent get pods -A -o wide
+
+  # pods and services
+  nodeagent get all
+  nodeagent get pods,services,endpoints -A
 
   # one pod as YAML
   nodeagent get pod web -o yaml

@@ -68,7 +68,7 @@ func (c *CLI) DeleteAll(ctx context.Context, selector string, o DeleteOptions) e
 		if err != nil {
 			return err
 		}
-		c.nothing(res, c.Namespace)
+		c.nothing(res.namespace != nil, c.Namespace)
 	}
 	return c.deleteAll(ctx, keys, o)
 }

@@ -26,7 +26,7 @@ func (c *CLI) DescribePods(ctx context.Context, names []string) error {
 			return err
 		}
 		if len(l.Items) == 0 {
-			c.nothing(podResource(), c.Namespace)
+			c.nothing(true, c.Namespace)
 		}
 		for i := range l.Items {
 			pods = append(pods, &l.Items[i])

@@ -37,42 +37,70 @@ const relistEvery = time.Second
 // Outputs are the values of -o.
 func Outputs() []string { return []string{"wide", "json", "yaml", "name"} }
 
-// Get lists, names or watches resources. args is "TYPE [NAME…]" or "TYPE/NAME…".
+// selection is what of one kind is meant; no names are all.
+type selection struct {
+	res   resource
+	names []string
+}
+
+// Get lists, names or watches resources. args is "TYPE[,TYPE…] [NAME…]" or
+// "TYPE/NAME…"; the type "all" is pods and services.
 func (c *CLI) Get(ctx context.Context, args []string, o GetOptions) error {
-	kind, names, err := typeAndNames(args)
+	selected, err := selections(args)
 	if err != nil {
 		return err
 	}
-	res, err := findResource(kind)
-	if err != nil {
-		return err
+	if o.Watch && len(selected) > 1 {
+		return errors.New("-w takes one type")
 	}
-	if err := o.check(res, names); err != nil {
-		return err
+	for _, s := range selected {
+		if err := o.check(s.res, s.names); err != nil {
+			return err
+		}
 	}
-	p := &printer{cli: c, res: res, opts: o}
 	namespace := c.Namespace
 	if o.AllNamespaces {
 		namespace = ""
 	}
-	switch {
-	case o.Watch && res.watched:
-		return c.watch(ctx, p, namespace, names)
-	case o.Watch:
+	if o.Watch {
+		p, names := &printer{cli: c, res: selected[0].res, opts: o}, selected[0].names
+		if p.res.watched {
+			return c.watch(ctx, p, namespace, names)
+		}
 		return c.relist(ctx, p, namespace, names)
 	}
-	items, missing, err := c.find(ctx, res, namespace, names, o.query())
-	if err != nil {
-		return err
-	}
-	if len(items) == 0 && len(missing) == 0 && !o.structured() {
-		c.nothing(res, namespace)
-		return nil
-	}
-	if len(items) > 0 || len(missing) == 0 {
-		if err := p.print(items, len(names) == 1); err != nil {
+	return c.getOnce(ctx, selected, namespace, o)
+}
+
+// getOnce prints one table for each kind, or one list of everything.
+func (c *CLI) getOnce(ctx context.Context, selected []selection, namespace string, o GetOptions) error {
+	var all []any
+	var missing []error
+	tables, single := 0, len(selected) == 1 && len(selected[0].names) == 1
+	for _, s := range selected {
+		items, gone, err := c.find(ctx, s.res, namespace, s.names, o.query())
+		if err != nil {
 			return err
 		}
+		all, missing = append(all, items...), append(missing, gone...)
+		if o.structured() || len(items) == 0 {
+			continue
+		}
+		if tables++; tables > 1 && o.Output != "name" {
+			fmt.Fprintln(c.Out)
+		}
+		p := &printer{cli: c, res: s.res, opts: o, several: len(selected) > 1}
+		if err := p.print(items, single); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.structured() && (len(all) > 0 || len(missing) == 0):
+		if err := (&printer{cli: c, opts: o}).print(all, single); err != nil {
+			return err
+		}
+	case len(all) == 0 && len(missing) == 0:
+		c.nothing(slices.ContainsFunc(selected, func(s selection) bool { return s.res.namespace != nil }), namespace)
 	}
 	for _, e := range missing {
 		Report(c.Err, e)
@@ -81,6 +109,50 @@ func (c *CLI) Get(ctx context.Context, args []string, o GetOptions) error {
 		return errFailed()
 	}
 	return nil
+}
+
+// selections understands "pods", "pods a b", "pods,services", "all" and "pod/a
+// service/b".
+func selections(args []string) (out []selection, err error) {
+	add := func(kind string, names ...string) error {
+		res, err := findResource(kind)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(out, func(s selection) bool { return s.res.kind == res.kind })
+		if i < 0 {
+			i, out = len(out), append(out, selection{res: res})
+		}
+		out[i].names = append(out[i].names, names...)
+		return nil
+	}
+	if len(args) > 0 && strings.Contains(args[0], "/") {
+		for _, a := range args {
+			kind, name, ok := strings.Cut(a, "/")
+			if !ok || name == "" {
+				return nil, fmt.Errorf("%q: write TYPE NAME… or TYPE/NAME…", a)
+			}
+			if err := add(kind, name); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	}
+	kinds, names, err := typeAndNames(args)
+	if err != nil {
+		return nil, err
+	}
+	for kind := range strings.SplitSeq(kinds, ",") {
+		if kind == "all" {
+			err = errors.Join(add("pods", names...), add("services", names...))
+		} else {
+			err = add(kind, names...)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // typeAndNames understands "pods", "pods a b" and "pod/a pod/b".
@@ -130,8 +202,8 @@ func (o GetOptions) query() url.Values {
 
 func (o GetOptions) structured() bool { return o.Output == "json" || o.Output == "yaml" }
 
-func (c *CLI) nothing(res resource, namespace string) {
-	if res.namespace == nil || namespace == "" {
+func (c *CLI) nothing(namespaced bool, namespace string) {
+	if namespace == "" || !namespaced {
 		fmt.Fprintln(c.Err, "No resources found")
 		return
 	}
@@ -316,6 +388,8 @@ type printer struct {
 	res  resource
 	opts GetOptions
 	tab  *table.Writer
+	// several kinds are printed: names say of which they are.
+	several bool
 }
 
 // print prints items; single prints a lone one bare, not as a list.
@@ -331,6 +405,10 @@ func (p *printer) print(items []any, single bool) error {
 	}
 	wide := p.opts.Output == "wide"
 	spaced := p.opts.AllNamespaces && p.res.namespace != nil
+	named := -1
+	if p.several {
+		named = slices.Index(p.res.headers(wide), "NAME")
+	}
 	if p.tab == nil {
 		p.tab = table.New(p.cli.Out)
 		if h := p.res.headers(wide); !p.opts.NoHeaders && len(items) > 0 {
@@ -345,6 +423,9 @@ func (p *printer) print(items []any, single bool) error {
 	}
 	for _, o := range items {
 		cells := p.res.cells(o, p.cli.Now(), wide)
+		if named >= 0 {
+			cells[named] = p.res.kind + "/" + cells[named]
+		}
 		if spaced {
 			cells = append([]string{p.res.namespace(o)}, cells...)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -89,6 +90,9 @@ func TestGetTables(t *testing.T) {
 		"get-volumes-wide":    {[]string{"volumes"}, GetOptions{Output: "wide"}},
 		"get-sources":         {[]string{"sources"}, GetOptions{}},
 		"get-sources-wide":    {[]string{"sources"}, GetOptions{Output: "wide"}},
+		"get-several":         {[]string{"pods,sources,events"}, GetOptions{AllNamespaces: true}},
+		"get-several-names":   {[]string{"source/api", "pod/web", "source/file"}, GetOptions{}},
+		"get-several-json":    {[]string{"source/api", "image/nginx:stable-alpine"}, GetOptions{Output: "json"}},
 		"get-sources-json":    {[]string{"sources", "api"}, GetOptions{Output: "json"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -173,6 +177,22 @@ func TestGetShowsWhatIsThereAndReportsTheRest(t *testing.T) {
 	}
 }
 
+func TestSelections(t *testing.T) {
+	for args, want := range map[string]string{
+		"pods": "pod[]", "pods a b": "pod[a b]", "all": "pod[] service[]", "all a": "pod[a] service[a]", "svc,po,all": "service[] pod[]",
+		"pods,images a": "pod[a] image[a]", "po/a svc/b pod/c": "pod[a c] service[b]",
+	} {
+		got, err := selections(strings.Fields(args))
+		var text []string
+		for _, s := range got {
+			text = append(text, s.res.kind+fmt.Sprint(s.names))
+		}
+		if err != nil || strings.Join(text, " ") != want {
+			t.Errorf("%q: %v, %v, want %s", args, text, err, want)
+		}
+	}
+}
+
 func TestGetRefuses(t *testing.T) {
 	for _, tc := range []struct {
 		args []string
@@ -185,7 +205,10 @@ func TestGetRefuses(t *testing.T) {
 		{[]string{"pods", "a"}, GetOptions{Selector: "a=b"}, "exclude each other"},
 		{[]string{"pods", "a", "b"}, GetOptions{Watch: true}, "-w takes one name"},
 		{[]string{"images"}, GetOptions{Selector: "a=b"}, "no labels or fields"},
-		{[]string{"pod/a", "event/b"}, GetOptions{}, "all of one type"},
+		{[]string{"pod/a", "b"}, GetOptions{}, "TYPE/NAME"},
+		{[]string{"pods,deployments"}, GetOptions{}, "there is no resource type \"deployments\""},
+		{[]string{"pods,services"}, GetOptions{Watch: true}, "-w takes one type"},
+		{[]string{"pods,images"}, GetOptions{Selector: "a=b"}, "images have no labels or fields"},
 	} {
 		_, c, _, _ := newFake(t)
 		if err := c.Get(t.Context(), tc.args, tc.opts); err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -186,7 +186,7 @@ func (c *CLI) Describe(ctx context.Context, kind string, names []string) error {
 		Report(c.Err, e)
 	}
 	if len(items)+len(missing) == 0 {
-		c.nothing(res, c.Namespace)
+		c.nothing(res.namespace != nil, c.Namespace)
 	}
 	for i, o := range items {
 		if i > 0 {
