@@ -23,7 +23,11 @@ func (a *agent) runServices(ctx context.Context) error {
 		}
 	}
 	if !a.servesManifests() {
-		return nil
+		reason := "not served: the proxy mode is none"
+		if a.servesServices() {
+			reason = "not served: with a kubeconfig, the Services of the cluster are"
+		}
+		return services.Unserved{Store: a.store, Changes: a.store, Reason: reason, Log: a.log}.Run(ctx)
 	}
 	pools, err := a.servicePools()
 	if err != nil {
