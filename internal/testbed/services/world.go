@@ -98,6 +98,7 @@ type World struct {
 	t      testing.TB
 	prefix string
 	wg     sync.WaitGroup
+	asked  atomic.Uint32 // over UDP, by Dial
 }
 
 // setup is run by ip(8) in each namespace. P is the prefix of the
@@ -356,6 +357,15 @@ const (
 	silence  = 400 * time.Millisecond
 )
 
+// A client over UDP comes from a port that none had for as long as the kernel
+// remembers one: from the same port to the same place is the same flow, and that
+// stays with its endpoint for as long as it serves, also where it gets no new
+// ones. A port that the kernel gives at random is an earlier client's now and then.
+const (
+	firstPort = 12000
+	manyPorts = 18000 // below node ports, and below those that the kernel gives
+)
+
 // Dial connects from a host.
 func (w *World) Dial(ctx context.Context, from string, proto ruleset.Proto, to netip.AddrPort) (c net.Conn, err error) {
 	err = w.In(from, func() (err error) {
@@ -363,7 +373,11 @@ func (w *World) Dial(ctx context.Context, from string, proto ruleset.Proto, to n
 			c, err = dialSCTP(ctx, to)
 			return err
 		}
-		c, err = (&net.Dialer{}).DialContext(ctx, proto.String(), to.String())
+		var d net.Dialer
+		if proto == ruleset.UDP {
+			d.LocalAddr = &net.UDPAddr{Port: firstPort + int(w.asked.Add(1)%manyPorts)}
+		}
+		c, err = d.DialContext(ctx, proto.String(), to.String())
 		return err
 	})
 	return c, err
