@@ -1,9 +1,12 @@
 package cgroup
 
 import (
+	"strings"
+
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"strings"
+
+	podpkg "github.com/nodeagent/nodeagent/pkg/pod"
 )
 
 const (
@@ -11,8 +14,6 @@ const (
 	maxShares   = 262144
 	quotaPeriod = 100000 // microseconds; kubelet's default
 	minQuota    = 1000   // microseconds; the kernel refuses less
-	// systemCriticalPriority is where Kubernetes' own critical classes begin.
-	systemCriticalPriority = 2000000000
 
 	oomGuaranteed = -997
 	oomBestEffort = 1000
@@ -31,7 +32,7 @@ type limits struct {
 // only cpu and memory count, of init and app containers, and resources of the
 // pod as a whole (KEP-2837) replace the containers'.
 func QOS(pod *v1.Pod) v1.PodQOSClass {
-	if podLevel(pod) {
+	if podpkg.HasOwnResources(pod) {
 		return requirementsQOS(pod.Spec.Resources)
 	}
 	var class v1.PodQOSClass
@@ -69,31 +70,12 @@ func requirementsQOS(r *v1.ResourceRequirements) v1.PodQOSClass {
 	return class
 }
 
-// podLevel says that the pod as a whole names resources that such a set may hold.
-func podLevel(pod *v1.Pod) bool {
-	if pod.Spec.Resources == nil {
-		return false
-	}
-	for _, list := range []v1.ResourceList{pod.Spec.Resources.Requests, pod.Spec.Resources.Limits} {
-		for name := range list {
-			if podLevelResource(name) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func podLevelResource(name v1.ResourceName) bool {
-	return name == v1.ResourceCPU || name == v1.ResourceMemory || strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix)
-}
-
 // OOMScoreAdj is the oom_score_adj of a container's processes: -997 for
 // Guaranteed and node-critical pods, 1000 for BestEffort, and for Burstable the
 // less the more of the node's memory (bytes) the container asked for, between 3
 // and 999. Kubelet's formula, sidecars and pod-level requests included.
 func OOMScoreAdj(pod *v1.Pod, c *v1.Container, nodeMemory int64) int64 {
-	if pod.Spec.PriorityClassName == "system-node-critical" && pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCriticalPriority {
+	if pod.Spec.PriorityClassName == "system-node-critical" && podpkg.Critical(pod) {
 		return oomGuaranteed
 	}
 	switch QOS(pod) {
@@ -121,7 +103,7 @@ func OOMScoreAdj(pod *v1.Pod, c *v1.Container, nodeMemory int64) int64 {
 // unassignedMemory is each container's share of what the pod as a whole asked
 // for beyond the sum of its containers, in bytes.
 func unassignedMemory(pod *v1.Pod) int64 {
-	if !podLevel(pod) {
+	if !podpkg.HasOwnResources(pod) {
 		return 0
 	}
 	whole, ok := pod.Spec.Resources.Requests[v1.ResourceMemory]
@@ -130,11 +112,11 @@ func unassignedMemory(pod *v1.Pod) int64 {
 	}
 	containers := int64(len(pod.Spec.Containers))
 	for i := range pod.Spec.InitContainers {
-		if restartable(&pod.Spec.InitContainers[i]) {
+		if podpkg.IsSidecar(&pod.Spec.InitContainers[i]) {
 			containers++
 		}
 	}
-	sum := total(pod, requests)[v1.ResourceMemory]
+	sum := podpkg.ContainerRequests(pod)[v1.ResourceMemory]
 	rest := whole.Value() - sum.Value()
 	if rest <= 0 || containers == 0 {
 		return 0
@@ -143,7 +125,7 @@ func unassignedMemory(pod *v1.Pod) int64 {
 }
 
 func isSidecar(pod *v1.Pod, c *v1.Container) bool {
-	if !restartable(c) {
+	if !podpkg.IsSidecar(c) {
 		return false
 	}
 	for i := range pod.Spec.InitContainers {
@@ -154,60 +136,11 @@ func isSidecar(pod *v1.Pod, c *v1.Container) bool {
 	return false
 }
 
-func restartable(c *v1.Container) bool {
-	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
-}
-
-func requests(c *v1.Container) v1.ResourceList                         { return c.Resources.Requests }
-func limitsOf(c *v1.Container) v1.ResourceList                         { return c.Resources.Limits }
-func quantity(l v1.ResourceList, n v1.ResourceName) *resource.Quantity { q := l[n]; return &q }
-
-// total sums a list over the pod: the app containers and sidecars together, or
-// the hungriest init container with the sidecars started before it, whichever
-// is more (KEP-753). Pod-level values and overhead are not in it.
-func total(pod *v1.Pod, of func(*v1.Container) v1.ResourceList) v1.ResourceList {
-	sum, sidecars, peak := v1.ResourceList{}, v1.ResourceList{}, v1.ResourceList{}
-	for i := range pod.Spec.Containers {
-		add(sum, of(&pod.Spec.Containers[i]))
-	}
-	for i := range pod.Spec.InitContainers {
-		c := &pod.Spec.InitContainers[i]
-		if restartable(c) {
-			add(sum, of(c))
-			add(sidecars, of(c))
-			raise(peak, sidecars)
-			continue
-		}
-		now := v1.ResourceList{}
-		add(now, of(c))
-		add(now, sidecars)
-		raise(peak, now)
-	}
-	raise(sum, peak)
-	return sum
-}
-
-func add(to, from v1.ResourceList) {
-	for name, q := range from {
-		v := to[name].DeepCopy()
-		v.Add(q)
-		to[name] = v
-	}
-}
-
-func raise(to, from v1.ResourceList) {
-	for name, q := range from {
-		if have, ok := to[name]; !ok || q.Cmp(have) > 0 {
-			to[name] = q.DeepCopy()
-		}
-	}
-}
-
 // podLimits is the setting of the pod's cgroup. A cpu quota and a memory limit
 // are set only when every container has one: the others would starve
 // otherwise.
 func podLimits(pod *v1.Pod, pidsLimit int64) limits {
-	want, cap := total(pod, requests), total(pod, limitsOf)
+	want, limit := podpkg.Requests(pod), podpkg.Limits(pod)
 	cpuCapped, memoryCapped := true, true
 	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
@@ -215,38 +148,21 @@ func podLimits(pod *v1.Pod, pidsLimit int64) limits {
 			memoryCapped = memoryCapped && !list[i].Resources.Limits.Memory().IsZero()
 		}
 	}
-	if podLevel(pod) {
-		for name, q := range pod.Spec.Resources.Requests {
-			if podLevelResource(name) {
-				want[name] = q
-			}
-		}
-		for name, q := range pod.Spec.Resources.Limits {
-			if podLevelResource(name) {
-				cap[name] = q
-			}
-		}
-		cpuCapped = cpuCapped || !quantity(pod.Spec.Resources.Limits, v1.ResourceCPU).IsZero()
-		memoryCapped = memoryCapped || !quantity(pod.Spec.Resources.Limits, v1.ResourceMemory).IsZero()
-	}
-	add(want, pod.Spec.Overhead)
-	for name, q := range pod.Spec.Overhead {
-		if v, ok := cap[name]; ok && !v.IsZero() {
-			v.Add(q)
-			cap[name] = v
-		}
+	if own := pod.Spec.Resources; own != nil {
+		cpuCapped = cpuCapped || !own.Limits.Cpu().IsZero()
+		memoryCapped = memoryCapped || !own.Limits.Memory().IsZero()
 	}
 
 	l := limits{shares: minShares, pids: pidsLimit, huge: hugeLimits(want)}
 	if QOS(pod) == v1.PodQOSBestEffort {
 		return l
 	}
-	l.shares = shares(quantity(want, v1.ResourceCPU).MilliValue())
+	l.shares = shares(want.Cpu().MilliValue())
 	if cpuCapped {
-		l.quota = quota(quantity(cap, v1.ResourceCPU).MilliValue())
+		l.quota = quota(limit.Cpu().MilliValue())
 	}
 	if memoryCapped {
-		l.memory = quantity(cap, v1.ResourceMemory).Value()
+		l.memory = limit.Memory().Value()
 	}
 	return l
 }

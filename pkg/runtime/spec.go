@@ -61,8 +61,8 @@ func (t *translator) sandbox(p *v1.Pod, o SandboxOptions) (*cri.PodSandboxConfig
 	if !p.Spec.HostNetwork {
 		cfg.Hostname = o.Hostname
 	}
-	req, lim := podResources(p)
-	cfg.Linux.Resources = t.resources(req, lim)
+	bare := pod.WithoutOverhead(p)
+	cfg.Linux.Resources = t.resources(pod.Requests(bare), pod.Limits(bare))
 	if len(o.Overhead) > 0 {
 		cfg.Linux.Overhead = t.resources(o.Overhead, o.Overhead)
 	}
@@ -113,7 +113,7 @@ func portMappings(p *v1.Pod) []*cri.PortMapping {
 		}
 	}
 	for i := range p.Spec.InitContainers {
-		if isSidecar(&p.Spec.InitContainers[i]) {
+		if pod.IsSidecar(&p.Spec.InitContainers[i]) {
 			add(&p.Spec.InitContainers[i])
 		}
 	}
@@ -132,11 +132,6 @@ func protocolOf(p v1.Protocol) cri.Protocol {
 	default:
 		return cri.Protocol_TCP
 	}
-}
-
-// isSidecar says that an init container keeps running beside the others.
-func isSidecar(c *v1.Container) bool {
-	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
 }
 
 // container translates one container; Command, Args and Env come expanded.
