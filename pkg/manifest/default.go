@@ -21,6 +21,7 @@ func Default(pod *v1.Pod) {
 			defaultContainer(&containers[i], spec.HostNetwork)
 		}
 	}
+	defaultPodResources(pod)
 	defaultAppArmor(pod)
 }
 

@@ -57,11 +57,11 @@ var podFields = []typeFields{
 			"dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken " +
 			"nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext " +
 			"schedulerName tolerations priorityClassName priority enableServiceLinks hostname subdomain " +
-			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os hostUsers runtimeClassName overhead affinity",
+			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os hostUsers runtimeClassName overhead affinity resources",
 		refused: "ephemeralContainers imagePullSecrets " +
 			"preemptionPolicy " +
 			"topologySpreadConstraints schedulingGates " +
-			"resourceClaims resources schedulingGroup evictionResponders"},
+			"resourceClaims schedulingGroup evictionResponders"},
 
 	{of: v1.Container{},
 		supported: "name image command args workingDir ports env envFrom resources volumeMounts volumeDevices " +

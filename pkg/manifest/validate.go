@@ -58,6 +58,7 @@ func validateAnnotations(pod *v1.Pod, p *field.Path) (errs field.ErrorList) {
 func validateSpec(spec *v1.PodSpec, meta *metav1.ObjectMeta, p *field.Path) field.ErrorList {
 	volumes, errs := validateVolumes(spec.Volumes, meta, p.Child("volumes"))
 	errs = append(errs, validateContainers(spec, volumes, p)...)
+	errs = append(errs, validatePodResources(spec, p.Child("resources"))...)
 	errs = append(errs, validateSecurity(spec, p)...)
 	errs = append(errs, validateFSGroup(spec.SecurityContext, p.Child("securityContext"))...)
 	errs = append(errs, oneOf(spec.RestartPolicy, p.Child("restartPolicy"),

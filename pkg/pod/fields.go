@@ -61,7 +61,7 @@ func lines(m map[string]string) string {
 }
 
 // ResourceField is a container's limit or request in units of the divisor,
-// rounded up. A limit that is not set is what the node has to give.
+// rounded up. A limit that is not set is the pod's own, else what the node has to give.
 func ResourceField(p *v1.Pod, container string, ref *v1.ResourceFieldSelector, allocatable v1.ResourceList) (string, error) {
 	c, _, ok := Container(p, container)
 	if !ok {
@@ -79,6 +79,9 @@ func ResourceField(p *v1.Pod, container string, ref *v1.ResourceFieldSelector, a
 	default:
 		if q = c.Resources.Limits[resource]; q.IsZero() && !strings.HasPrefix(name, v1.ResourceHugePagesPrefix) {
 			q = allocatable[resource]
+			if own := p.Spec.Resources; own != nil && OwnResource(resource) && !own.Limits.Name(resource, "").IsZero() {
+				q = own.Limits[resource]
+			}
 		}
 	}
 	divisor := ref.Divisor

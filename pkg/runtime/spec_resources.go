@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
 // The kernel's bounds of cpu.shares and of the CFS quota, kernel/sched/sched.h
@@ -98,12 +101,12 @@ func shares(milli int64) int64 { return min(max(milli*1024/1000, minShares), max
 func (t *translator) containerResources(p *v1.Pod, c *v1.Container) *cri.LinuxContainerResources {
 	lim := v1.ResourceList{}
 	if p.Spec.Resources != nil {
-		for k, v := range p.Spec.Resources.Limits {
-			lim[k] = v
-		}
+		maps.Copy(lim, p.Spec.Resources.Limits)
 	}
 	for k, v := range c.Resources.Limits {
-		lim[k] = v
+		if _, pods := lim[k]; !pods || !v.IsZero() || pod.IsHugePages(k) {
+			lim[k] = v
+		}
 	}
 	r := t.resources(c.Resources.Requests, lim)
 	for _, size := range t.host.hugePages {

@@ -80,6 +80,10 @@ func Compute(in Input) v1.PodStatus {
 		st.Conditions = conditions(in, st)
 		return st
 	}
+	if pod.HasOwnResources(in.Pod) {
+		own := in.Pod.Spec.Resources
+		st.Resources, st.AllocatedResources = &v1.ResourceRequirements{Requests: own.Requests, Limits: own.Limits}, own.Requests
+	}
 	setIPs(in, &st)
 	st.InitContainerStatuses = containers(in, in.Pod.Spec.InitContainers, in.Pod.Status.InitContainerStatuses, ReasonPodInitializing)
 	waiting := ReasonContainerCreating

@@ -71,6 +71,7 @@ func Full() Object {
 			"serviceAccountName": "builder", "serviceAccount": "builder", "automountServiceAccountToken": true,
 			"nodeName": "node-a", "hostNetwork": false, "hostPID": false, "hostIPC": false, "hostUsers": true, "shareProcessNamespace": true,
 			"runtimeClassName": "kata", "overhead": Object{"cpu": "250m", "memory": "120Mi"},
+			"resources":       Object{"limits": Object{"cpu": 8, "memory": "8Gi"}, "requests": Object{"cpu": "4"}},
 			"securityContext": podSecurity(), "schedulerName": "mine",
 			"tolerations": []any{
 				Object{"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute", "tolerationSeconds": 60},
@@ -281,7 +282,32 @@ func combinations() (out []Variant) {
 		pod("a host alias", `"hostAliases":[`+alias+`],"containers":[`+c("a", "")+`]`)
 		pod("a host alias on the host", `"hostNetwork":true,"hostAliases":[`+alias+`,`+alias+`],"containers":[`+c("a", "")+`]`)
 	}
-	return slices.Concat(out, probes(), lives(), security())
+	return slices.Concat(out, probes(), lives(), security(), podResources())
+}
+
+// podResources are the rules of the resources of a pod as a whole, beside those of
+// its containers.
+func podResources() (out []Variant) {
+	lists := []string{`null`, `{}`, `{"cpu":"2"}`, `{"cpu":"1500m","memory":"1Gi"}`, `{"memory":"2Gi","hugepages-2Mi":"6Mi"}`, `{"hugepages-2Mi":"2Mi"}`,
+		`{"cpu":"0.0001"}`, `{"cpu":"-1"}`, `{"ephemeral-storage":"1Gi"}`, `{"pods":1}`, `{"memory":null}`}
+	for _, limits := range lists {
+		for _, requests := range lists {
+			if strings.Contains(limits, "ephemeral") {
+				continue // refused by name, whoever's limit it is
+			}
+			for _, containers := range [][2]string{
+				{`{}`, `{}`},
+				{`{"limits":{"cpu":"1","memory":"512Mi","hugepages-2Mi":"4Mi"}}`, `{"limits":{"cpu":"1"},"requests":{"memory":"1Gi"}}`},
+				{`{"requests":{"cpu":"1"}}`, `{"limits":{"cpu":"3","memory":"3Gi"}}`},
+			} {
+				out = append(out, Variant{"the pod's own resources", []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{` +
+					`"resources":{"limits":` + limits + `,"requests":` + requests + `},"containers":[{"name":"a","image":"i","resources":` + containers[0] +
+					`},{"name":"b","image":"i","resources":` + containers[1] + `}],"initContainers":[{"name":"c","image":"i","resources":` + containers[1] +
+					`}]}}`)})
+			}
+		}
+	}
+	return out
 }
 
 // probes are the rules of readiness probes.

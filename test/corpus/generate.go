@@ -115,6 +115,7 @@ func (g *Generator) spec() Object {
 	g.maybe(spec, 10, "setHostnameAsFQDN", constant(g, true, false))
 	g.maybe(spec, 5, "hostnameOverride", constant(g, "web.example"))
 	g.maybe(spec, 10, "readinessGates", constant[any](g, []any{Object{"conditionType": "example.com/open"}}, []any{}))
+	g.maybe(spec, 15, "resources", func() any { return g.resources() })
 	g.maybe(spec, 10, "os", constant(g, Object{"name": "linux"}))
 	return spec
 }

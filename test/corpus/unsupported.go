@@ -75,7 +75,7 @@ func unsupportedSpec() []Unsupported {
 		field("spec.os.name", `"windows"`),
 		field("spec.schedulingGates", `[{"name":"example.com/gate"}]`),
 		field("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),
-		field("spec.resources", `{"limits":{"cpu":"1"}}`),
+		field("spec.resources.claims", `[{"name":"r"}]`),
 		field("spec.schedulingGroup", `{"podGroupName":"g"}`),
 		field("spec.evictionResponders", `[{"name":"a.example.com/r","priority":1}]`),
 	}

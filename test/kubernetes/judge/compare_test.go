@@ -19,8 +19,8 @@ var ownRules = map[string]string{
 }
 
 // elsewhere are unsupported fields that a request to create a pod may not hold
-// for Kubernetes either: it has another request for them.
-var elsewhere = map[string]bool{"spec.ephemeralContainers": true}
+// for Kubernetes either: it has another request or another place for them.
+var elsewhere = map[string]bool{"spec.ephemeralContainers": true, "spec.resources.claims": true}
 
 // judge says in which way nodeagent's verdict differs from Kubernetes' opinion;
 // empty when it does not.

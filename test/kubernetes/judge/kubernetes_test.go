@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	podutil "k8s.io/kubernetes/pkg/api/pod"
 	"k8s.io/kubernetes/pkg/apis/core"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	"k8s.io/kubernetes/pkg/capabilities"
@@ -148,6 +149,9 @@ func updateOpinion(data, before []byte) opinion {
 	pod.Strategy.PrepareForCreate(request("create", old.Namespace), old)
 	old.ResourceVersion, updated.ResourceVersion = "1", "1"
 	updated.Generation = old.Generation
+	// An API server completes the pod's own resources when the pod is created, and
+	// would refuse to have the same manifest put again. nodeagent takes it.
+	podutil.DefaultPodLevelResources(updated)
 	ctx := request("update", old.Namespace)
 	pod.Strategy.PrepareForUpdate(ctx, updated, old)
 	if updated.UID == "" {
