@@ -140,6 +140,7 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 	a.metrics = metrics.New(metrics.Build{Version: o.Build.Version, Revision: o.Build.Commit, NodeName: cfg.NodeName})
 	revisions := journal.NewCounter(time.Now())
 	a.nodeObject = nodeapi.NewKeeper(revisions, time.Now)
+	a.keepWishes()
 	a.see(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
 	a.events = events.New(events.Options{NodeName: cfg.NodeName, Revisions: revisions, Clock: time.Now})
 	if a.store, err = a.openStore(revisions); err != nil {

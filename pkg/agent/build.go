@@ -133,8 +133,20 @@ func (a *agent) apiOverTCP() server.TCP {
 	}
 }
 
-// nodeLabels are the user's and those that every node has.
+// nodeLabels are those that the node has by itself, and those that clients of
+// the API gave it.
 func (a *agent) nodeLabels() map[string]string {
+	labels := a.ownLabels()
+	for k, v := range a.nodeObject.Labels() {
+		if _, own := labels[k]; !own {
+			labels[k] = v
+		}
+	}
+	return labels
+}
+
+// ownLabels are the configuration's and those that every node has.
+func (a *agent) ownLabels() map[string]string {
 	labels := map[string]string{
 		"kubernetes.io/hostname": a.cfg.NodeName,
 		"kubernetes.io/os":       goruntime.GOOS,

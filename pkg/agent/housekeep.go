@@ -64,6 +64,7 @@ func (a *agent) housekeep(ctx context.Context) error {
 		a.look(ctx, n)
 		a.evictOversized(ctx, n)
 		n.workers.EvictOutgrown()
+		a.evictTainted(ctx)
 		if a.seen.Load().runtimeReason != "" {
 			continue // the rest needs the runtime
 		}

@@ -251,9 +251,10 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 		Probes: probe.New(probe.Options{
 			Runtime: client, Recorder: a.events, Metrics: a.metrics, Clock: time.Now, After: time.After, Log: a.log,
 		}),
-		Classes:  objects{a.store},
-		Admit:    podworker.Admission(a.nodeLabels(), a.nodeSecurity(ctx, client)),
-		Hostname: a.cfg.NodeName, NodeIPs: a.cfg.NodeIP, NodeMemory: memory, RuntimeName: info.Name,
+		Classes:       objects{a.store},
+		Admit:         podworker.Admission(a.nodeLabels, a.nodeSecurity(ctx, client)),
+		Unschedulable: a.unschedulable,
+		Hostname:      a.cfg.NodeName, NodeIPs: a.cfg.NodeIP, NodeMemory: memory, RuntimeName: info.Name,
 		DNS: resolver{
 			path: a.cfg.Network.ResolvConf, clusterDNS: a.cfg.DNS.ClusterDNS, clusterDomain: a.cfg.DNS.ClusterDomain,
 			event: a.events.PodEvent, log: a.log,

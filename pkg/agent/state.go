@@ -26,6 +26,7 @@ const (
 	resourcesDir = "resources"
 	embeddedDir  = "containerd"
 	lockFile     = "lock"
+	nodeFile     = "node.yaml" // what the API has set of the Node
 	instFile     = "instance"
 	runtimeFile  = "runtime"
 	proxyFile    = "proxy-modes"

@@ -21,7 +21,7 @@ PodSpec
   hostPID hostIPC: test/node TestProcessAttributes
   shareProcessNamespace: test/node TestInitContainersRunInOrder
   securityContext: test/node TestSecurityContext
-  tolerations: - nothing is scheduled or evicted by taints here; kept and shown
+  tolerations: test/node TestKubectl, pkg/node TestTaints
   schedulerName: - there is one node to choose; kept and shown
   priorityClassName priority: pkg/cgroup TestOOMScoreAdj
   enableServiceLinks: pkg/podworker TestEnvironment
@@ -101,7 +101,7 @@ PodDNSConfigOption
 HostAlias
   *: test/node TestNamesAndResolvers, pkg/podworker TestHostsFile
 Toleration
-  *: - nothing is scheduled or evicted by taints here; kept and shown
+  *: pkg/node TestTaints
 PodSecurityContext
   fsGroup: pkg/volumes TestEmptyDirOfAGroup
   fsGroupChangePolicy: pkg/volumes TestFSGroupOfALocalVolume

@@ -1,9 +1,10 @@
 // Package node is the Node object that clients of the API see of the one node
-// there is: made of what the agent knows, and read only.
+// there is: made of what the agent knows, and of what they want it to be.
 package node
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -14,7 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/journal"
 )
 
@@ -86,7 +89,12 @@ type Keeper struct {
 	journal *journal.Journal[*v1.Node]
 
 	mu   sync.Mutex
-	node *v1.Node
+	own  *v1.Node // as the agent and its configuration have it
+	node *v1.Node // with the wishes of clients
+	// wishes are kept by save; changed is told of what came of them.
+	wishes  Wishes
+	save    func([]byte) error
+	changed func(old, now *v1.Node)
 }
 
 // NewKeeper is a keeper without a node yet; revisions are those of the store.
@@ -94,11 +102,73 @@ func NewKeeper(counter *journal.Counter, now func() time.Time) *Keeper {
 	return &Keeper{now: now, counter: counter, journal: journal.New[*v1.Node](counter, history)}
 }
 
-// Set makes n the Node, unless that is what it is already. The keeper owns n
-// from then on.
+// Keep takes up the wishes of an earlier agent, and from then on those of
+// clients: save is given what ReadWishes reads, and changed is told of what came
+// of it. It is called once, before the node is served.
+func (k *Keeper) Keep(w Wishes, save func([]byte) error, changed func(old, now *v1.Node)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.wishes, k.save, k.changed = w, save, changed
+}
+
+// Labels are those that clients want the node to have.
+func (k *Keeper) Labels() map[string]string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.wishes.Labels
+}
+
+// Wish makes the node what a client wants of it, as far as that is the client's
+// to say. The node must be of that revision still, or it is
+// errdefs.ErrConflict; want does not say any other than that. With dry nothing
+// is changed.
+func (k *Keeper) Wish(want *v1.Node, resourceVersion string, dry bool) (*v1.Node, field.ErrorList, error) {
+	old, now, errs, err := k.wish(want, resourceVersion, dry)
+	if len(errs) == 0 && err == nil && !dry && now != old {
+		k.changed(old, now)
+	}
+	return now, errs, err
+}
+
+func (k *Keeper) wish(want *v1.Node, resourceVersion string, dry bool) (old, now *v1.Node, errs field.ErrorList, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if resourceVersion != k.node.ResourceVersion {
+		return nil, nil, nil, fmt.Errorf("node %s has changed since revision %s: %w", k.node.Name, resourceVersion, errdefs.ErrConflict)
+	}
+	w, errs := wishesOf(want, k.own, k.now())
+	if len(errs) > 0 {
+		return nil, nil, errs, nil
+	}
+	if dry {
+		shown := w.on(k.own, k.now())
+		shown.Status = k.node.Status
+		return k.node, shown, nil, nil
+	}
+	text, err := w.manifest(k.own.Name)
+	if err == nil {
+		err = k.save(text)
+	}
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("keep the labels, taints and state of node %s: %w", k.own.Name, err)
+	}
+	old, k.wishes = k.node, w
+	k.publish(k.own)
+	return old, k.node, nil, nil
+}
+
+// Set makes n the Node, with the wishes of clients, unless that is what it is
+// already. The keeper owns n from then on.
 func (k *Keeper) Set(n *v1.Node) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.publish(n)
+}
+
+// publish makes the node known; k.mu is held.
+func (k *Keeper) publish(own *v1.Node) {
+	k.own = own
+	n := k.wishes.on(own, k.since())
 	now := metav1.NewTime(k.now())
 	for i := range n.Status.Conditions {
 		c := &n.Status.Conditions[i]
@@ -122,6 +192,18 @@ func (k *Keeper) Set(n *v1.Node) {
 	n.ResourceVersion = strconv.FormatUint(revision, 10)
 	k.node = n
 	k.journal.Append(revision, n)
+}
+
+// since is when the node was cordoned, or now.
+func (k *Keeper) since() time.Time {
+	if k.node != nil {
+		for _, t := range k.node.Spec.Taints {
+			if t.Key == v1.TaintNodeUnschedulable && t.TimeAdded != nil {
+				return t.TimeAdded.Time
+			}
+		}
+	}
+	return k.now()
 }
 
 // condition is a condition of the current node; k.mu is held.

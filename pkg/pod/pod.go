@@ -54,6 +54,9 @@ const (
 	AnnotationConfigSource = "kubernetes.io/config.source"
 	AnnotationConfigHash   = "kubernetes.io/config.hash"
 	AnnotationConfigSeen   = "kubernetes.io/config.seen"
+	// AnnotationConfigMirror stands on pods that the API cannot end, which
+	// "kubectl drain" passes over.
+	AnnotationConfigMirror = "kubernetes.io/config.mirror"
 
 	// LabelOwner marks every sandbox and container that an agent made; its
 	// value is the agent's instance name. On a shared runtime nothing

@@ -31,10 +31,10 @@ func IsRefusal(st v1.PodStatus) bool {
 // Admission refuses pods whose nodeSelector or node affinity does not match the node,
 // pods that want a host port that a running pod has, and those that ask for a
 // protection that the node cannot give.
-func Admission(nodeLabels map[string]string, security NodeSecurity) func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
-	node := labels.Set(nodeLabels)
+func Admission(nodeLabels func() map[string]string, security NodeSecurity) func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
 	return func(p *v1.Pod, running []*v1.Pod) *status.Refusal {
-		if !labels.SelectorFromSet(p.Spec.NodeSelector).Matches(node) || !affine(p, nodeLabels) {
+		node := nodeLabels()
+		if !labels.SelectorFromSet(p.Spec.NodeSelector).Matches(labels.Set(node)) || !affine(p, node) {
 			return &status.Refusal{Reason: ReasonNodeAffinity, Message: "Pod was rejected: Predicate NodeAffinity failed"}
 		}
 		for _, other := range running {

@@ -66,7 +66,7 @@ func TestAdmission(t *testing.T) {
 			others = append(others, tc.other)
 		}
 		got := ""
-		labels := map[string]string{"gpu": "nvidia"}
+		labels := func() map[string]string { return map[string]string{"gpu": "nvidia"} }
 		if r := Admission(labels, NodeSecurity{GroupsPolicy: func() bool { return false }, Sysctls: []string{"kernel.msg*"}})(tc.pod, others); r != nil {
 			got = r.Reason
 			if !IsRefusal(v1.PodStatus{Phase: v1.PodFailed, Reason: r.Reason}) {

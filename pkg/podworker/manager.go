@@ -48,6 +48,9 @@ type Options struct {
 	// Admit says why the node does not run a new pod beside those that it
 	// already runs; nil: it does.
 	Admit func(p *v1.Pod, running []*v1.Pod) *status.Refusal
+	// Unschedulable says why a new pod has to wait until the node is open to it;
+	// empty: it is. Who has changed that wakes the workers.
+	Unschedulable func(p *v1.Pod, source string) string
 
 	Hostname    string
 	NodeIPs     []string

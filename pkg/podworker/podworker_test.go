@@ -469,7 +469,7 @@ func TestHostPortGoesToOnePod(t *testing.T) {
 		p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, Protocol: v1.ProtocolTCP}}
 		n.want(p)
 	}
-	judge := func(o *Options) { o.Admit = Admission(nil, NodeSecurity{}) }
+	judge := func(o *Options) { o.Admit = Admission(func() map[string]string { return nil }, NodeSecurity{}) }
 	runs := func() (running []types.UID, refused int) {
 		for _, uid := range uids {
 			switch st := n.records[uid].Pod.Status; {
@@ -511,7 +511,7 @@ func TestHostPortIsWaitedFor(t *testing.T) {
 		return p
 	}
 	n.want(withPort("old"))
-	a := n.agent(t.TempDir(), func(o *Options) { o.Admit = Admission(nil, NodeSecurity{}) })
+	a := n.agent(t.TempDir(), func(o *Options) { o.Admit = Admission(func() map[string]string { return nil }, NodeSecurity{}) })
 	n.until("ready", n.ready("old"))
 	id := n.ids("old")[0]
 	n.mu.Lock()
@@ -524,6 +524,43 @@ func TestHostPortIsWaitedFor(t *testing.T) {
 	n.until("the new one waits", n.said("web-new/ Waiting"))
 	n.exit(id, 0)
 	n.until("the new one runs", n.ready("new"))
+}
+
+// TestUnschedulable: a pod that the node is not open to waits, and says why,
+// until it is; the agent after that does not ask again.
+func TestUnschedulable(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
+	var closed atomic.Bool
+	closed.Store(true)
+	ask := func(o *Options) {
+		o.Unschedulable = func(*v1.Pod, string) string {
+			if closed.Load() {
+				return "cordoned"
+			}
+			return ""
+		}
+	}
+	a := n.agent(dir, ask)
+	n.until("it waits", func() bool {
+		st := n.records["a"].Pod.Status
+		return len(st.Conditions) == 1 && st.Phase == v1.PodPending && st.StartTime == nil && st.Conditions[0].Type == v1.PodScheduled &&
+			st.Conditions[0].Reason == v1.PodReasonUnschedulable && st.Conditions[0].Message == "cordoned"
+	})
+	n.until("it is said", n.said("web-a/ FailedScheduling"))
+	closed.Store(false)
+	a.WakeAll()
+	n.until("ready", n.ready("a"))
+	n.until("that is said, too", n.said("web-a/ Scheduled"))
+	a.stop()
+	closed.Store(true)
+	seen := n.relists
+	b := n.agent(dir, ask)
+	n.until("two relists", func() bool { return n.relists >= seen+2 })
+	b.stop()
+	if !n.ready("a")() {
+		t.Errorf("what runs is asked again: %+v", n.records["a"].Pod.Status)
+	}
 }
 
 // TestDiscardLeavesTheStatusOnly: a finished pod's containers and logs go, it

@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -33,8 +34,10 @@ type worker struct {
 
 	admitted atomic.Bool
 	refused  *status.Refusal
-	evicted  atomic.Pointer[status.Refusal] // asked for from outside
-	released bool
+	// unschedulable is why the pod waits until the node is open to it.
+	unschedulable string
+	evicted       atomic.Pointer[status.Refusal] // asked for from outside
+	released      bool
 	// discard is asked for from outside; discarded is when it was done.
 	discard   atomic.Bool
 	discarded bool
@@ -342,7 +345,12 @@ func (w *worker) admit(rec store.Record, observed *runtime.Pod) bool {
 	}
 	w.m.admission.Lock()
 	defer w.m.admission.Unlock()
-	if len(observed.Sandboxes) == 0 && w.refused == nil {
+	isNew := len(observed.Sandboxes) == 0
+	if isNew && w.refused == nil {
+		if w.unschedulable = w.m.Unschedulable(rec.Pod, rec.Source); w.unschedulable != "" {
+			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeWarning, "FailedScheduling", w.unschedulable)
+			return false
+		}
 		running := w.m.running(w.uid)
 		no := w.m.Admit(rec.Pod, running)
 		if no != nil && w.m.Admit(rec.Pod, staying(running)) == nil {
@@ -356,6 +364,9 @@ func (w *worker) admit(rec store.Record, observed *runtime.Pod) bool {
 	}
 	if w.refused != nil {
 		return false
+	}
+	if isNew {
+		w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", pod.KeyOf(rec.Pod), w.m.Hostname))
 	}
 	w.admitted.Store(true)
 	return true
@@ -374,7 +385,7 @@ func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
 		rec = cur
 	}
 	st := status.Compute(status.Input{
-		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Evicted: w.evicted.Load(), Messages: w.messages,
+		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Unschedulable: w.unschedulable, Evicted: w.evicted.Load(), Messages: w.messages,
 		Known: w.judge(rec.Pod, observed), ResizeError: w.resizeError, NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
 	})
 	// One that was Unknown was started by an earlier agent.

@@ -3,7 +3,6 @@ package server
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 
@@ -13,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
@@ -106,19 +104,8 @@ func (s *Server) amend(v *view, key pod.Key, sub string, mode writeMode, next fu
 
 // decodeAmended reads a pod whose status counts, as clients send it back.
 func decodeAmended(raw []byte) (*v1.Pod, error) {
-	text, err := yaml.YAMLToJSON(raw)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
 	p := &v1.Pod{}
-	strict, err := kjson.UnmarshalStrict(text, p)
-	if err = errors.Join(append(strict, err)...); err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: %v", err))
-	}
-	if p.Kind != "Pod" || p.APIVersion != "v1" {
-		return nil, apierrors.NewBadRequest("the object provided is unrecognized (must be of type Pod)")
-	}
-	return p, nil
+	return p, strictly(raw, p)
 }
 
 func amendment(sub string, now, old *v1.Pod) (func(*store.Amendment), field.ErrorList) {

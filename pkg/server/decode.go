@@ -81,7 +81,7 @@ func resourceVersion(doc map[string]any) (string, error) {
 
 // serverAnnotations are the ones that the store adds to what it shows.
 func serverAnnotations() []string {
-	return []string{pod.AnnotationOrigin, pod.AnnotationConfigSource, pod.AnnotationConfigHash, pod.AnnotationConfigSeen, pod.AnnotationProblem}
+	return []string{pod.AnnotationOrigin, pod.AnnotationConfigSource, pod.AnnotationConfigHash, pod.AnnotationConfigSeen, pod.AnnotationConfigMirror, pod.AnnotationProblem}
 }
 
 // stripServerSide removes what only a server may say, and reports whether there

@@ -105,7 +105,7 @@ func (s *Server) resourceList(gv string) *metav1.APIResourceList {
 		})
 		for _, sub := range v.subresources() {
 			list.APIResources = append(list.APIResources, metav1.APIResource{
-				Name: v.Resource + "/" + sub.name, Namespaced: v.Namespaced, Kind: sub.kind, Verbs: sub.verbs,
+				Name: v.Resource + "/" + sub.name, Namespaced: v.Namespaced, Kind: sub.kind, Verbs: sub.verbs, Group: sub.group, Version: sub.version,
 			})
 		}
 	}
@@ -162,7 +162,11 @@ func (v *view) discovered() apidiscovery.APIResourceDiscovery {
 		r.Scope = apidiscovery.ScopeNamespace
 	}
 	for _, sub := range v.subresources() {
-		r.Subresources = append(r.Subresources, apidiscovery.APISubresourceDiscovery{Subresource: sub.name, ResponseKind: kind(sub.kind), Verbs: sub.verbs})
+		of := kind(sub.kind)
+		if sub.group != "" {
+			of.Group, of.Version = sub.group, sub.version
+		}
+		r.Subresources = append(r.Subresources, apidiscovery.APISubresourceDiscovery{Subresource: sub.name, ResponseKind: of, Verbs: sub.verbs})
 	}
 	return r
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -63,6 +64,10 @@ func TestProtobuf(t *testing.T) {
 	}
 	if _, err := services.Watch(ctx, metav1.ListOptions{ResourceVersion: "1"}); err != nil {
 		t.Errorf("an error of a watch comes inside of it: %v", err)
+	}
+	evict := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "none"}}
+	if err := cs.PolicyV1().Evictions("default").Evict(ctx, evict); !apierrors.IsNotFound(err) {
+		t.Errorf("an eviction in protobuf: %v", err)
 	}
 	nodes, err := cs.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil || len(nodes.Items) != 1 || nodes.Items[0].Status.Capacity.Cpu().Value() != 2 {

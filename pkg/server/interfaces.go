@@ -5,6 +5,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
@@ -97,6 +98,10 @@ type NodeObject interface {
 	Node() (*v1.Node, uint64)
 	// WatchNode is as Pods.Watch.
 	WatchNode(ctx context.Context, since uint64) (<-chan *v1.Node, error)
+	// Wish makes the node what a client wants, as far as that is the client's to
+	// say, and returns it. It is errdefs.ErrConflict when the node is not of that
+	// revision any more; dry changes nothing.
+	Wish(want *v1.Node, resourceVersion string, dry bool) (*v1.Node, field.ErrorList, error)
 }
 
 // Images is the node's images.

@@ -81,7 +81,7 @@ func (s *Server) makeViews() []*view {
 			columns: eventColumns(), row: tables.event,
 		},
 		{
-			servedKind: nodeKind, reader: nodeReader{s.o.NodeObject}, fields: nodeFields,
+			servedKind: nodeKind, reader: nodeReader{s.o.NodeObject}, writer: nodeWriter{s}, fields: nodeFields,
 			columns: nodeColumns(), row: tables.node,
 		},
 	}
@@ -138,31 +138,42 @@ func (v *view) inAll() []string {
 
 // verbs are what may be done with objects of the view.
 func (v *view) verbs() metav1.Verbs {
-	if v.writer == nil {
+	switch {
+	case v.writer == nil:
 		return metav1.Verbs{"get", "list", "watch"}
+	case v.Resource == nodeKind.Resource:
+		return metav1.Verbs{"get", "list", "patch", "update", "watch"}
 	}
 	return metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 }
 
+func (v *view) can(verb string) bool { return slices.Contains(v.verbs(), verb) }
+
 // subresource is something below an object of a kind.
 type subresource struct {
 	name string
-	// kind, in the group and version of the view unless it says otherwise.
-	kind  string
-	verbs metav1.Verbs
+	// kind, in the group and version of the view unless group and version say otherwise.
+	kind           string
+	verbs          metav1.Verbs
+	group, version string
 }
 
 // subresources are what is served below an object, in order of their names.
 func (v *view) subresources() []subresource {
 	get, connect := metav1.Verbs{"get"}, metav1.Verbs{"create", "get"}
-	status := subresource{"status", v.Name, get}
+	status := subresource{name: "status", kind: v.Name, verbs: get}
 	switch v.Resource {
 	case "pods":
 		change := metav1.Verbs{"get", "patch", "update"}
 		status.verbs = change
 		return []subresource{
-			{"attach", "PodAttachOptions", connect}, {"ephemeralcontainers", v.Name, change}, {"exec", "PodExecOptions", connect}, {"log", "Pod", get},
-			{"portforward", "PodPortForwardOptions", connect}, {"resize", v.Name, change}, status,
+			{name: "attach", kind: "PodAttachOptions", verbs: connect},
+			{name: "ephemeralcontainers", kind: v.Name, verbs: change},
+			{name: "eviction", kind: "Eviction", verbs: metav1.Verbs{"create"}, group: "policy", version: "v1"},
+			{name: "exec", kind: "PodExecOptions", verbs: connect},
+			{name: "log", kind: v.Name, verbs: get},
+			{name: "portforward", kind: "PodPortForwardOptions", verbs: connect},
+			{name: "resize", kind: v.Name, verbs: change}, status,
 		}
 	case "namespaces", "nodes", "persistentvolumeclaims", "persistentvolumes", "services":
 		return []subresource{status}

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	v1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -132,6 +133,8 @@ func (s *Server) fromProtobuf(b []byte) ([]byte, error) {
 	switch unknown.Kind {
 	case "DeleteOptions":
 		o = &metav1.DeleteOptions{TypeMeta: metav1.TypeMeta{APIVersion: unknown.APIVersion, Kind: unknown.Kind}}
+	case "Eviction":
+		o = &policyv1.Eviction{TypeMeta: metav1.TypeMeta{APIVersion: unknown.APIVersion, Kind: unknown.Kind}}
 	default:
 		for _, v := range s.views {
 			if v.APIVersion == unknown.APIVersion && v.Name == unknown.Kind {

@@ -118,7 +118,7 @@ func (s *Server) object(v *view, key pod.Key) route {
 			return s.updateObject(w, r, v, key)
 		case r.Method == http.MethodPatch:
 			return s.patchObject(w, r, v, key)
-		case r.Method == http.MethodDelete:
+		case r.Method == http.MethodDelete && v.can("delete"):
 			return s.deleteObject(w, r, v, key)
 		}
 		return notAllowed(v.Resource, r.Method)
@@ -147,6 +147,8 @@ func (s *Server) subresource(v *view, key pod.Key, sub string) route {
 		// A log that is long takes its time, followed or not.
 		rt.long = true
 		rt.serve = func(w http.ResponseWriter, r *http.Request) error { return s.podLog(w, r, key) }
+	case "eviction":
+		rt.serve = func(w http.ResponseWriter, r *http.Request) error { return s.evictPod(w, r, v, key) }
 	case "exec", "attach", "portforward":
 		rt.long = true
 		rt.serve = func(w http.ResponseWriter, r *http.Request) error { return s.connect(w, r, key, sub) }
@@ -173,9 +175,9 @@ func (s *Server) collection(r *http.Request, v *view, namespace string) route {
 		case read:
 			return s.listObjects(w, r, v, namespace)
 		case v.writer == nil || v.Namespaced && namespace == "":
-		case r.Method == http.MethodPost:
+		case r.Method == http.MethodPost && v.can("create"):
 			return s.createObject(w, r, v, namespace)
-		case r.Method == http.MethodDelete:
+		case r.Method == http.MethodDelete && v.can("delete"):
 			return s.deleteObjects(w, r, v, namespace)
 		}
 		return notAllowed(v.Resource, r.Method)

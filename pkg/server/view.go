@@ -226,12 +226,17 @@ type nodeReader struct{ node NodeObject }
 
 func (n nodeReader) list() ([]record, uint64) {
 	node, revision := n.node.Node()
-	return []record{{object: node}}, revision
+	return []record{n.record(node)}, revision
 }
 
 func (n nodeReader) get(key pod.Key) (record, bool) {
 	node, _ := n.node.Node()
-	return record{object: node}, node.Name == key.Name
+	return n.record(node), node.Name == key.Name
+}
+
+// record has what clients may change in it, as far as the writer lets them.
+func (n nodeReader) record(node *v1.Node) record {
+	return record{object: node, source: store.SourcePush}
 }
 
 func (n nodeReader) watch(ctx context.Context, since uint64) (<-chan change, error) {

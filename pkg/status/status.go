@@ -41,6 +41,8 @@ type Input struct {
 	Waiting map[string]v1.ContainerStateWaiting
 	// Refused is set when the node does not run the pod at all.
 	Refused *Refusal
+	// Unschedulable says why the pod waits until the node is open to it.
+	Unschedulable string
 	// Evicted is set when the node ends the pod for its own sake.
 	Evicted *Refusal
 	// Messages are termination messages by container ID.
@@ -68,6 +70,10 @@ func Compute(in Input) v1.PodStatus {
 		QOSClass:           cgroup.QOS(in.Pod),
 		StartTime:          &metav1.Time{Time: in.Accepted.Truncate(time.Second)},
 		ObservedGeneration: in.Pod.Generation,
+	}
+	if in.Unschedulable != "" {
+		// Nobody has looked at it yet, as if a scheduler were still to place it.
+		return v1.PodStatus{Phase: v1.PodPending, QOSClass: st.QOSClass, ObservedGeneration: st.ObservedGeneration, Conditions: unscheduled(in)}
 	}
 	for _, ip := range in.NodeIPs {
 		st.HostIPs = append(st.HostIPs, v1.HostIP{IP: ip})
@@ -243,7 +249,19 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 	if c, resizing := resizing(in); resizing {
 		list = append(list, c)
 	}
-	for i := len(others); i < len(list); i++ {
+	return append(others, stamped(in, list[len(others):])...)
+}
+
+// unscheduled are the conditions of a pod that waits for the node.
+func unscheduled(in Input) []v1.PodCondition {
+	c := v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonUnschedulable, Message: in.Unschedulable}
+	return append(foreign(in.Pod), stamped(in, []v1.PodCondition{c})...)
+}
+
+// stamped are conditions with the generation that they are of and the time
+// since which they are so.
+func stamped(in Input, list []v1.PodCondition) []v1.PodCondition {
+	for i := range list {
 		list[i].ObservedGeneration = in.Pod.Generation
 		list[i].LastTransitionTime = metav1.Time{Time: in.Now.Truncate(time.Second)}
 		for _, old := range in.Pod.Status.Conditions {

@@ -208,6 +208,9 @@ func (s *Store) present(e *entry, status v1.PodStatus, revision uint64) Record {
 	p.Annotations[pod.AnnotationConfigSource] = e.source
 	p.Annotations[pod.AnnotationConfigHash] = e.obj.SpecHash
 	p.Annotations[pod.AnnotationConfigSeen] = e.accepted.UTC().Format(time.RFC3339Nano)
+	if e.source != SourcePush {
+		p.Annotations[pod.AnnotationConfigMirror] = e.obj.SpecHash
+	}
 	p.Annotations[pod.AnnotationOrigin] = e.obj.Origin
 	p.Spec = e.amended.spec(p.Spec)
 	p.Status = e.amended.status(status)

@@ -141,6 +141,7 @@ func TestKubectl(t *testing.T) {
 	t.Run("connect", func(t *testing.T) { k.connect(t) })
 	t.Run("make", func(t *testing.T) { k.make(t) })
 	t.Run("serverSide", func(t *testing.T) { k.serverSide(t) })
+	t.Run("node", func(t *testing.T) { k.ofTheNode(t) })
 }
 
 func (k kubectl) look(t *testing.T) {
@@ -267,4 +268,36 @@ func (k kubectl) serverSide(t *testing.T) {
 	k.KillAgent()
 	k.StartAgent()
 	k.run(t, "", "get configmap applied -o yaml --show-managed-fields", "manager: other", "a: two")
+}
+
+// ofTheNode closes the node and empties it, and what is said of it stays.
+func (k kubectl) ofTheNode(t *testing.T) {
+	node := strings.TrimSpace(k.run(t, "", "get nodes -o name"))
+	k.run(t, "", "label "+node+" disk=ssd", "labeled")
+	k.run(t, "", "annotate "+node+" note=here", "annotated")
+	k.refused(t, "", "label --overwrite "+node+" kubernetes.io/os=other", "Forbidden", "nodeLabels")
+	k.run(t, "", "drain "+node+" --force --grace-period=1 --timeout=90s", "cordoned", "evicting pod default/web", "drained")
+	k.refused(t, "", "get pod web", "NotFound")
+	k.run(t, "", "get pod from-file", "Running")
+	k.run(t, "", "run late --image=busybox --image-pull-policy=IfNotPresent --command -- sleep 1000", "pod/late created")
+	waits := func() error {
+		out, err := k.try("", "describe", "pod", "late")
+		if err == nil && !(strings.Contains(out, "FailedScheduling") && strings.Contains(out, "1 node(s) were unschedulable") && strings.Contains(out, "Pending")) {
+			err = errors.New(out)
+		}
+		return err
+	}
+	k.Eventually(long, "a pod waits for a node that is cordoned", waits)
+	k.KillAgent()
+	k.StartAgent()
+	k.Eventually(long, "and does after a restart", waits)
+	k.run(t, "", "describe "+node, "disk=ssd", "note: here", "Unschedulable:      true", "node.kubernetes.io/unschedulable:NoSchedule")
+	k.run(t, "", "uncordon "+node, "uncordoned")
+	k.run(t, "", "wait --for=condition=Ready pod/late --timeout=90s", "met")
+	k.run(t, "", "events --for pod/late", "Successfully assigned default/late")
+	k.run(t, "", "taint node "+strings.TrimPrefix(node, "node/")+" gone=yes:NoExecute", "tainted")
+	k.run(t, "", "wait --for=delete pod/late --timeout=90s")
+	k.run(t, "", "get pod from-file", "Running")
+	k.run(t, "", "taint node "+strings.TrimPrefix(node, "node/")+" gone-", "untainted")
+	k.run(t, "", "label "+node+" disk-", "unlabeled")
 }
