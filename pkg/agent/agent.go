@@ -123,6 +123,8 @@ type agent struct {
 	// up is set once the agent is ready for the first time.
 	up         atomic.Bool
 	nodeObject *nodeapi.Keeper
+	// unenforced is why limits of the node are not enforced; empty: they are.
+	unenforced atomic.Pointer[string]
 	// seen is what Info and the health paths answer from.
 	seen atomic.Pointer[conditions]
 	// reload carries requests over the API; the answer is sent back.
@@ -137,6 +139,9 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 		return nil, err
 	}
 	a := &agent{cfg: cfg, o: o, log: log, instance: name, started: time.Now(), reload: make(chan chan error)}
+	if err := a.checkResources(); err != nil {
+		return nil, err
+	}
 	a.metrics = metrics.New(metrics.Build{Version: o.Build.Version, Revision: o.Build.Commit, NodeName: cfg.NodeName})
 	revisions := journal.NewCounter(time.Now())
 	a.nodeObject = nodeapi.NewKeeper(revisions, time.Now)

@@ -75,6 +75,7 @@ func (a *agent) housekeep(ctx context.Context) error {
 		if time.Since(collected) >= collectEvery {
 			collected = time.Now()
 			a.collect(ctx, n)
+			a.enforce(ctx, n.cgroups)
 			a.collectTerminated(ctx, n)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -34,6 +33,7 @@ const connectRetry = 500 * time.Millisecond
 type node struct {
 	client  *runtime.Client
 	images  *images.Manager
+	cgroups *cgroup.Manager
 	workers *podworker.Manager
 	stats   *stats.Reader
 }
@@ -180,7 +180,7 @@ func (a *agent) connectTo(ctx context.Context, g *errgroup.Group, endpoint strin
 func (a *agent) dial(ctx context.Context, endpoint string) (*runtime.Client, error) {
 	return runtime.Connect(ctx, runtime.Options{
 		Endpoint: endpoint, Owner: a.instance, AdoptKubelet: a.cfg.Runtime.AdoptKubeletPods,
-		StartsDir: a.statePath(startsDir), SeccompRoot: a.statePath(seccompDir), Log: a.log,
+		StartsDir: a.statePath(startsDir), SeccompRoot: a.statePath(seccompDir), Policy: a.policy(), Log: a.log,
 		Observe: a.metrics.RuntimeOperation,
 	})
 }
@@ -213,17 +213,12 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 		a.log.Warn("cannot import the pause image", "err", err)
 	}
 	a.importImages(ctx, client)
-	driver := a.cfg.Runtime.CgroupDriver
-	if driver == "" {
-		driver = info.CgroupDriver
-	}
-	cgroups, err := cgroup.New(cgroup.Options{
-		Root: a.cfg.Runtime.CgroupRoot, Driver: driver, PidsLimit: a.cfg.Pods.PidsLimit, Log: a.log,
-	})
+	cgroups, err := a.newCgroups(info.CgroupDriver)
 	if err != nil {
 		return nil, err
 	}
-	n := &node{client: client}
+	a.enforce(ctx, cgroups)
+	n := &node{client: client, cgroups: cgroups}
 	n.images, err = images.New(images.Options{
 		Runtime: client, MaxParallel: a.cfg.Images.MaxParallelPulls,
 		Backoff: a.cfg.Images.PullBackoff.Duration, BackoffMax: a.cfg.Images.PullBackoffMax.Duration,
@@ -240,7 +235,7 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 	if err != nil {
 		return nil, err
 	}
-	memory, err := totalMemory()
+	memory, _, err := memory()
 	if err != nil {
 		return nil, err
 	}
@@ -342,12 +337,4 @@ func (a *agent) importImages(ctx context.Context, client *runtime.Client) (news 
 		a.log.Info("imported images", "file", d.File, "images", d.Images)
 	}
 	return news
-}
-
-func totalMemory() (int64, error) {
-	var si unix.Sysinfo_t
-	if err := unix.Sysinfo(&si); err != nil {
-		return 0, fmt.Errorf("cannot read the node's memory: %w", err)
-	}
-	return int64(si.Totalram) * int64(si.Unit), nil
 }

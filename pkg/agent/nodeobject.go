@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	goruntime "runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
@@ -26,7 +24,7 @@ func (a *agent) see(c *conditions) {
 func (a *agent) nodeFacts(c *conditions) nodeapi.Facts {
 	f := nodeapi.Facts{
 		Name: a.cfg.NodeName, UID: manifest.UID(a.instance, "", a.cfg.NodeName, "v1/Node"), Labels: a.ownLabels(), Created: a.firstStart(),
-		Addresses: a.cfg.NodeIP, PodCIDRs: a.cfg.Network.PodCIDRs, CPUs: goruntime.NumCPU(),
+		Addresses: a.cfg.NodeIP, PodCIDRs: a.cfg.Network.PodCIDRs,
 		System: nodeapi.System("/", a.o.Build.Version), Handlers: c.runtime.Handlers, NotReady: c.runtimeReason,
 	}
 	if f.NotReady == "" {
@@ -35,13 +33,9 @@ func (a *agent) nodeFacts(c *conditions) nodeapi.Facts {
 	if c.runtime.Name != "" {
 		f.System.ContainerRuntimeVersion = c.runtime.Name + "://" + c.runtime.Version
 	}
-	if memory, err := totalMemory(); err == nil {
-		f.Memory = memory
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(a.cfg.StateDir, &st); err == nil {
-		f.Disk = st.Blocks * uint64(st.Bsize)
-	}
+	h, r := a.host(), a.reservation()
+	f.Capacity, f.Allocatable = nodeapi.Capacity(h, r), nodeapi.Allocatable(h, r)
+	f.System.Swap = &v1.NodeSwapStatus{Capacity: &h.Swap}
 	return f
 }
 

@@ -1,12 +1,9 @@
 package agent
 
 import (
-	goruntime "runtime"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
@@ -83,17 +80,4 @@ func (o objects) changed(workers *podworker.Manager) func(kind string, key pod.K
 			}
 		}
 	}
-}
-
-// allocatable is what the node has for pods.
-func (a *agent) allocatable() v1.ResourceList {
-	list := v1.ResourceList{v1.ResourceCPU: *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI)}
-	if memory, err := totalMemory(); err == nil {
-		list[v1.ResourceMemory] = *resource.NewQuantity(memory, resource.BinarySI)
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(a.cfg.StateDir, &st); err == nil {
-		list[v1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(st.Blocks)*st.Bsize, resource.BinarySI)
-	}
-	return list
 }

@@ -37,7 +37,7 @@ var v1Files = map[string]map[string]string{
 
 var v2Files = map[string]map[string]string{
 	"cpu":     {"cpu.weight": "100", "cpu.max": "max 100000"},
-	"memory":  {"memory.max": "max"},
+	"memory":  {"memory.max": "max", "memory.min": "0", "memory.low": "0"},
 	"pids":    {"pids.max": "max"},
 	"hugetlb": {"hugetlb.2MB.max": "max"},
 }

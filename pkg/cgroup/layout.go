@@ -73,10 +73,10 @@ type setting struct{ file, value string }
 
 // settings spells limits for one tree. Unset limits are written too, so that a
 // folder that an earlier pod of the same UID left behind is right again.
-func (h hierarchy) settings(l limits, pageSizes []string) []setting {
+func (h hierarchy) settings(l limits, pageSizes []string, period int64) []setting {
 	var out []setting
 	if h.has("cpu") {
-		out = append(out, h.cpu(l)...)
+		out = append(out, h.cpu(l, period)...)
 	}
 	if h.has("memory") {
 		file, none := "memory.limit_in_bytes", "-1"
@@ -84,6 +84,9 @@ func (h hierarchy) settings(l limits, pageSizes []string) []setting {
 			file, none = "memory.max", "max"
 		}
 		out = append(out, setting{file, orNone(l.memory, none)})
+		if h.v2 && l.low >= 0 {
+			out = append(out, setting{"memory.min", itoa(l.min)}, setting{"memory.low", itoa(l.low)})
+		}
 	}
 	if h.has("pids") {
 		out = append(out, setting{"pids.max", orNone(l.pids, "max")})
@@ -100,16 +103,17 @@ func (h hierarchy) settings(l limits, pageSizes []string) []setting {
 	return out
 }
 
-func (h hierarchy) cpu(l limits) []setting {
+// cpu begins with the share. The quota is in a period of microseconds.
+func (h hierarchy) cpu(l limits, period int64) []setting {
 	if h.v2 {
 		return []setting{
 			{"cpu.weight", itoa(int64(weight(l.shares)))},
-			{"cpu.max", orNone(l.quota, "max") + " " + itoa(quotaPeriod)},
+			{"cpu.max", orNone(l.quota, "max") + " " + itoa(period)},
 		}
 	}
 	return []setting{
 		{"cpu.shares", itoa(int64(l.shares))},
-		{"cpu.cfs_period_us", itoa(quotaPeriod)},
+		{"cpu.cfs_period_us", itoa(period)},
 		{"cpu.cfs_quota_us", orNone(l.quota, "-1")},
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -43,6 +44,15 @@ type Options struct {
 	Driver string
 	// PidsLimit of each pod; 0: no limit.
 	PidsLimit int64
+	// NoQuota leaves limits of CPU unenforced; else they are quotas of Period.
+	// Default 100ms.
+	NoQuota bool
+	Period  time.Duration
+	// Tiered keeps what pods request of memory from being reclaimed (KEP-2570,
+	// cgroup v2): memory.min of Guaranteed pods, memory.low of Burstable ones.
+	Tiered bool
+	// Adopt has the limits of a kubepods cgroup written that somebody else made.
+	Adopt bool
 	// Owner marks the folders we make; Pods lists only those with the same
 	// owner. Two agents on one host need different ones. Default "nodeagent".
 	Owner string
@@ -54,6 +64,10 @@ type Options struct {
 type Manager struct {
 	owner     string
 	pidsLimit int64
+	noQuota   bool
+	period    int64 // microseconds
+	tiered    bool
+	adopt     bool
 	log       *slog.Logger
 	names     names
 	trees     []hierarchy
@@ -69,7 +83,12 @@ type Manager struct {
 	// share. nil until read from the folders.
 	burstable map[types.UID]uint64
 	written   uint64 // the sum last written
+	// node is what all pods together may use; nil until Enforce.
+	node *limits
 }
+
+// defaultPeriod is kubelet's.
+const defaultPeriod = 100 * time.Millisecond
 
 // kernel is what is asked of the cgroup file system; tests put a folder that
 // behaves like it in its place.
@@ -106,7 +125,14 @@ func New(o Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Period == 0 {
+		o.Period = defaultPeriod
+	}
 	m := &Manager{
+		noQuota:   o.NoQuota,
+		period:    o.Period.Microseconds(),
+		tiered:    o.Tiered,
+		adopt:     o.Adopt,
 		owner:     o.Owner,
 		pidsLimit: o.PidsLimit,
 		log:       o.Log,
@@ -169,7 +195,7 @@ func (m *Manager) Ensure(ctx context.Context, pod *v1.Pod) error {
 		return fmt.Errorf("cgroup of pod %s: the uid cannot name a folder: %w", podpkg.Describe(pod), errdefs.ErrInvalid)
 	}
 	qos := class(QOS(pod))
-	l := podLimits(pod, m.pidsLimit)
+	l := m.podLimits(pod)
 	chain := m.names.chain(qos, podName(pod.UID))
 	m.warnMissing(l)
 	if err := m.ensure(ctx, chain, l); err != nil {
@@ -178,7 +204,21 @@ func (m *Manager) Ensure(ctx context.Context, pod *v1.Pod) error {
 	if qos == class(v1.PodQOSBurstable) {
 		m.share(ctx, pod.UID, l.shares)
 	}
+	m.shelter(ctx)
 	return nil
+}
+
+// shelter brings the protection above the pods in line with theirs. A failure is
+// repaired by the next pod's call.
+func (m *Manager) shelter(ctx context.Context) {
+	if !m.tiered {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.protect(ctx); err != nil {
+		m.log.Warn("the memory that pods requested cannot be protected; will try again", "err", err)
+	}
 }
 
 func (m *Manager) ensure(ctx context.Context, chain []string, l limits) error {
@@ -202,7 +242,7 @@ func (m *Manager) ensure(ctx context.Context, chain []string, l limits) error {
 			return err
 		}
 		dir := m.dir(h, chain)
-		for _, s := range h.settings(l, m.pageSizes) {
+		for _, s := range h.settings(l, m.pageSizes, m.period) {
 			if err := m.set(dir, s); err != nil {
 				return err
 			}
@@ -327,6 +367,8 @@ func (m *Manager) initialShares(chain []string) uint64 {
 	switch {
 	case len(chain) <= len(m.names.root):
 		return 0
+	case len(chain) == len(m.names.root)+1 && m.node != nil:
+		return m.node.shares
 	case len(chain) == len(m.names.root)+1:
 		return shares(int64(runtime.NumCPU()) * 1000)
 	}
@@ -339,7 +381,7 @@ func (m *Manager) setShares(ctx context.Context, h hierarchy, chain []string, s 
 			return err
 		}
 	}
-	return m.set(m.dir(h, chain), h.cpu(limits{shares: s})[0])
+	return m.set(m.dir(h, chain), h.cpu(limits{shares: s}, m.period)[0])
 }
 
 // set writes one file. A file that is not there means that the controller

@@ -61,7 +61,7 @@ func TestKernel(t *testing.T) {
 	}
 	chain := m.names.chain("burstable", podName(pod.UID))
 	for _, h := range m.trees {
-		for _, s := range h.settings(podLimits(pod, 50), m.pageSizes) {
+		for _, s := range h.settings(m.podLimits(pod), m.pageSizes, m.period) {
 			got, err := read(m.dir(h, chain), s.file)
 			if err != nil || got != s.value {
 				t.Errorf("%s: %s is %q (%v), want %q", h.dir, s.file, got, err, s.value)

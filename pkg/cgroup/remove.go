@@ -45,6 +45,7 @@ func (m *Manager) Remove(ctx context.Context, uid types.UID) error {
 	if burstable {
 		m.share(ctx, uid, 0)
 	}
+	m.shelter(ctx)
 	return nil
 }
 

@@ -10,10 +10,9 @@ import (
 )
 
 const (
-	minShares   = 2
-	maxShares   = 262144
-	quotaPeriod = 100000 // microseconds; kubelet's default
-	minQuota    = 1000   // microseconds; the kernel refuses less
+	minShares = 2
+	maxShares = 262144
+	minQuota  = 1000 // microseconds; the kernel refuses less
 
 	oomGuaranteed = -997
 	oomBestEffort = 1000
@@ -22,10 +21,13 @@ const (
 // limits is what a pod's cgroup is set to, in cgroup v1's units.
 type limits struct {
 	shares uint64
-	quota  int64            // microseconds per quotaPeriod; 0: no limit
+	quota  int64            // microseconds per period; 0: no limit
 	memory int64            // bytes; 0: no limit
 	pids   int64            // 0: no limit
 	huge   map[string]int64 // bytes by page size as the kernel spells it: "2MB"
+	// min and low are what cgroup v2 keeps from being reclaimed, in bytes; a low
+	// of -1 leaves both as they are.
+	min, low int64
 }
 
 // QOS is the pod's quality of service class, as the API server computes it:
@@ -139,7 +141,7 @@ func isSidecar(pod *v1.Pod, c *v1.Container) bool {
 // podLimits is the setting of the pod's cgroup. A cpu quota and a memory limit
 // are set only when every container has one: the others would starve
 // otherwise.
-func podLimits(pod *v1.Pod, pidsLimit int64) limits {
+func (m *Manager) podLimits(pod *v1.Pod) limits {
 	want, limit := podpkg.Requests(pod), podpkg.Limits(pod)
 	cpuCapped, memoryCapped := true, true
 	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
@@ -153,13 +155,20 @@ func podLimits(pod *v1.Pod, pidsLimit int64) limits {
 		memoryCapped = memoryCapped || !own.Limits.Memory().IsZero()
 	}
 
-	l := limits{shares: minShares, pids: pidsLimit, huge: hugeLimits(want)}
-	if QOS(pod) == v1.PodQOSBestEffort {
+	l := limits{shares: minShares, pids: m.pidsLimit, huge: hugeLimits(want)}
+	qos := QOS(pod)
+	switch {
+	case qos == v1.PodQOSBestEffort:
 		return l
+	case !m.tiered:
+	case qos == v1.PodQOSGuaranteed:
+		l.min = want.Memory().Value()
+	default:
+		l.low = want.Memory().Value()
 	}
 	l.shares = shares(want.Cpu().MilliValue())
-	if cpuCapped {
-		l.quota = quota(limit.Cpu().MilliValue())
+	if cpuCapped && !m.noQuota {
+		l.quota = m.quota(limit.Cpu().MilliValue())
 	}
 	if memoryCapped {
 		l.memory = limit.Memory().Value()
@@ -201,12 +210,12 @@ func shares(milli int64) uint64 {
 	return uint64(min(max(milli*1024/1000, minShares), maxShares))
 }
 
-// quota turns thousandths of a CPU into microseconds per quotaPeriod; 0 is no limit.
-func quota(milli int64) int64 {
+// quota turns thousandths of a CPU into microseconds per period; 0 is no limit.
+func (m *Manager) quota(milli int64) int64 {
 	if milli == 0 {
 		return 0
 	}
-	return max(milli*quotaPeriod/1000, minQuota)
+	return max(milli*m.period/1000, minQuota)
 }
 
 // weight maps cpu.shares [2..262144] onto cgroup v2's cpu.weight [1..10000]

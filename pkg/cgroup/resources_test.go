@@ -73,6 +73,7 @@ func withPodLevel(p *v1.Pod, requests, limits v1.ResourceList) *v1.Pod {
 }
 
 func TestPodLimits(t *testing.T) {
+	m := &Manager{pidsLimit: 77, period: defaultPeriod.Microseconds()}
 	withInit := newPod("u", container(list("cpu", "100m"), list("cpu", "200m", "memory", "1Gi")))
 	withInit.Spec.InitContainers = []v1.Container{
 		sidecar(list("cpu", "50m"), list("cpu", "100m", "memory", "100Mi")),
@@ -106,7 +107,7 @@ func TestPodLimits(t *testing.T) {
 			tc.want.huge = map[string]int64{}
 		}
 		tc.want.pids = 77
-		if got := podLimits(tc.pod, 77); !reflect.DeepEqual(got, tc.want) {
+		if got := m.podLimits(tc.pod); !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
 		}
 	}

@@ -27,8 +27,19 @@ type units interface {
 // slice starts the pod's slice and, for the first pod, those above it.
 func (m *Manager) slice(ctx context.Context, chain []string, l limits) error {
 	v2 := m.trees[0].v2
-	parent := m.names.chain()[:len(m.names.root)+1] // kubepods
-	for ; len(parent) < len(chain); parent = chain[:len(parent)+1] {
+	if err := m.parentSlices(ctx, chain[:len(chain)-1]); err != nil {
+		return err
+	}
+	props := append(m.properties(chain, v2), shareProperty(v2, l.shares))
+	props = append(props, m.limitProperties(v2, l)...)
+	return m.units.Start(ctx, m.names.parent(chain), props...)
+}
+
+// parentSlices starts those of kubepods and below that are not there.
+func (m *Manager) parentSlices(ctx context.Context, chain []string) error {
+	v2 := m.trees[0].v2
+	for n := len(m.names.root) + 1; n <= len(chain); n++ {
+		parent := chain[:n]
 		if exists(m.dir(m.trees[0], parent)) {
 			continue
 		}
@@ -42,9 +53,7 @@ func (m *Manager) slice(ctx context.Context, chain []string, l limits) error {
 			}
 		}
 	}
-	props := append(m.properties(chain, v2), shareProperty(v2, l.shares))
-	props = append(props, limitProperties(v2, l)...)
-	return m.units.Start(ctx, m.names.parent(chain), props...)
+	return nil
 }
 
 // properties are those of every slice of ours.
@@ -81,7 +90,7 @@ func shareProperty(v2 bool, s uint64) sd.Property {
 // limitProperties repeat the limits for systemd, which writes its own idea of
 // them again when it reloads. What has no property (huge pages) is only in the
 // files.
-func limitProperties(v2 bool, l limits) []sd.Property {
+func (m *Manager) limitProperties(v2 bool, l limits) []sd.Property {
 	const infinity = ^uint64(0)
 	or := func(n int64) uint64 {
 		if n <= 0 {
@@ -94,17 +103,24 @@ func limitProperties(v2 bool, l limits) []sd.Property {
 		// systemd keeps hundredths of a CPU and would round down (runc rounds
 		// up for the same reason): never give a pod less than it asked for.
 		const step = 10000
-		perSecond = (uint64(l.quota)*1000000/quotaPeriod + step - 1) / step * step
+		perSecond = (uint64(l.quota)*1000000/uint64(m.period) + step - 1) / step * step
 	}
 	memory := "MemoryLimit"
 	if v2 {
 		memory = "MemoryMax"
 	}
-	return []sd.Property{
+	props := []sd.Property{
 		property("CPUQuotaPerSecUSec", perSecond),
 		property(memory, or(l.memory)),
 		property("TasksMax", or(l.pids)),
 	}
+	if m.period != defaultPeriod.Microseconds() {
+		props = append(props, property("CPUQuotaPeriodUSec", uint64(m.period)))
+	}
+	if v2 && m.tiered && l.low >= 0 {
+		props = append(props, property("MemoryMin", uint64(l.min)), property("MemoryLow", uint64(l.low)))
+	}
+	return props
 }
 
 // bus speaks to systemd over D-Bus. It connects when first used, and again

@@ -119,6 +119,10 @@ func TestEveryFieldSurvivesPrintAndParse(t *testing.T) {
 		IPVSScheduler: "sh", IPVSStrictARP: true, HealthzBindAddress: "127.0.0.1:3", MetricsBindAddress: "none",
 	}
 	c.Pods.AllowedUnsafeSysctls = []string{"net.*"}
+	c.SystemReserved, c.KubeReserved = map[string]string{"cpu": "500m"}, map[string]string{"pid": "1k"}
+	c.EnforceNodeAllocatable, c.CPUCFSQuota = []string{"pods"}, new(false)
+	c.CPUCFSQuotaPeriod.Duration, c.MemoryThrottlingFactor = 50*time.Millisecond, 0.9
+	c.MemoryReservationPolicy, c.MemorySwap.SwapBehavior = "TieredReservation", "NoSwap"
 	c.DNS = DNS{ClusterDNS: []string{"10.2.0.10"}, ClusterDomain: "x"}
 	var b bytes.Buffer
 	if err := c.Print(&b); err != nil {
@@ -139,6 +143,11 @@ func fill(v reflect.Value) {
 		for i := range v.NumField() {
 			fill(v.Field(i))
 		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem())
+	case reflect.Float64:
+		v.SetFloat(0.5)
 	case reflect.String:
 		v.SetString("x")
 	case reflect.Bool:

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -71,6 +72,10 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 		return
 	}
 	switch v.Kind() {
+	case reflect.Pointer: // a field whose zero value is not its default
+		p := reflect.New(v.Type().Elem())
+		d.value(n, p.Elem(), path)
+		v.Set(p)
 	case reflect.Struct:
 		d.structure(n, v, path)
 	case reflect.Map:
@@ -143,8 +148,11 @@ func (d *decoder) sequence(n *yaml.Node, v reflect.Value, path string) {
 }
 
 func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) {
-	want := map[reflect.Kind]string{reflect.String: "!!str", reflect.Bool: "!!bool", reflect.Int: "!!int", reflect.Int64: "!!int"}[v.Kind()]
-	name := map[string]string{"!!str": "a string", "!!bool": "true or false", "!!int": "a whole number"}[want]
+	want := map[reflect.Kind]string{reflect.String: "!!str", reflect.Bool: "!!bool", reflect.Int: "!!int", reflect.Int64: "!!int", reflect.Float64: "!!float"}[v.Kind()]
+	name := map[string]string{"!!str": "a string", "!!bool": "true or false", "!!int": "a whole number", "!!float": "a number"}[want]
+	if want == "!!float" && n.Tag == "!!int" {
+		want = n.Tag
+	}
 	if n.Kind != yaml.ScalarNode || n.Tag != want {
 		hint := ""
 		if n.Kind == yaml.ScalarNode && want == "!!str" {
@@ -163,6 +171,13 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) {
 			return
 		}
 		v.SetBool(b)
+	case reflect.Float64:
+		f, err := strconv.ParseFloat(n.Value, 64)
+		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+			d.fail(n, path, "must be a number, is %q", n.Value)
+			return
+		}
+		v.SetFloat(f)
 	default:
 		i, err := strconv.ParseInt(n.Value, 0, v.Type().Bits())
 		if err != nil {

@@ -82,6 +82,7 @@ func Default(c *NodeAgentConfiguration, h Host) {
 	num(&c.Pods.MaxDeadContainers, 1)
 	num(&c.Pods.MaxTerminatedPods, 100)
 
+	defaultResources(c)
 	if c.ServicesOnly() && h.exists(kubeletDir) {
 		str(&c.Listen, ListenNone) // its port is that kubelet's
 	}

@@ -111,6 +111,10 @@ func typeName(t reflect.Type) string {
 		return "duration"
 	}
 	switch t.Kind() {
+	case reflect.Pointer:
+		return typeName(t.Elem())
+	case reflect.Float64:
+		return "number"
 	case reflect.Slice:
 		return "list of " + typeName(t.Elem()) + "s"
 	case reflect.Map:

@@ -84,7 +84,7 @@ func flags() []flag {
 		text("listen", "address for healthz, readyz and metrics, or none (default 127.0.0.1:10248)", func(c *C) *string { return &c.Listen }),
 		text("api-listen", "address of the API for kubectl, or none (default "+DefaultAPIListen+")", func(c *C) *string { return &c.API.Listen }),
 	}
-	return append(all, proxyFlags()...)
+	return slices.Concat(all, resourceFlags(), proxyFlags())
 }
 
 // proxyFlags have the names of kube-proxy's, kubelet's and kube-apiserver's.

@@ -54,6 +54,37 @@ type NodeAgentConfiguration struct {
 	Images  Images  `json:"images,omitzero"`
 	Pods    Pods    `json:"pods,omitzero"`
 
+	// What is kept from pods, with kubelet's names and meaning: amounts of cpu,
+	// memory, ephemeral-storage and pid.
+	SystemReserved map[string]string `json:"systemReserved,omitempty"`
+	KubeReserved   map[string]string `json:"kubeReserved,omitempty"`
+	// SystemReservedCgroup and KubeReservedCgroup are the cgroups, as paths below
+	// the root, of those that it is kept for.
+	SystemReservedCgroup string `json:"systemReservedCgroup,omitempty"`
+	KubeReservedCgroup   string `json:"kubeReservedCgroup,omitempty"`
+	// EnforceNodeAllocatable is who is held to their share (see EnforcePods and
+	// those below). Default ["pods"].
+	EnforceNodeAllocatable []string `json:"enforceNodeAllocatable,omitempty"`
+	// MaxPods is how many pods run at once; PodsPerCore bounds that by the number
+	// of CPUs. Default 110; 0, no such bound.
+	MaxPods     int `json:"maxPods,omitempty"`
+	PodsPerCore int `json:"podsPerCore,omitempty"`
+	// CPUCFSQuota makes limits of CPU quotas of CPUCFSQuotaPeriod. Default true;
+	// 100ms, from 1ms to 1s.
+	CPUCFSQuota       *bool           `json:"cpuCFSQuota,omitempty"`
+	CPUCFSQuotaPeriod metav1.Duration `json:"cpuCFSQuotaPeriod,omitempty"`
+	// MemoryThrottlingFactor is which part of what lies between a container's
+	// request and limit it has before it is slowed down (memory.high); 0: it is not.
+	MemoryThrottlingFactor float64 `json:"memoryThrottlingFactor,omitempty"`
+	// MemoryReservationPolicy is None, or TieredReservation to keep what was
+	// requested from being reclaimed (memory.min, memory.low). Default None.
+	MemoryReservationPolicy string `json:"memoryReservationPolicy,omitempty"`
+	// SingleProcessOOMKill leaves the other processes of a container alone.
+	SingleProcessOOMKill bool `json:"singleProcessOOMKill,omitempty"`
+	// FailSwapOn refuses to run pods on a host that swaps.
+	FailSwapOn bool       `json:"failSwapOn,omitempty"`
+	MemorySwap MemorySwap `json:"memorySwap,omitzero"`
+
 	// Listen serves healthz, readyz and metrics. Default 127.0.0.1:10248, or
 	// "none" with ServicesOnly beside a kubelet; "none" turns it off.
 	Listen string `json:"listen,omitempty"`

@@ -51,6 +51,7 @@ func problems(c *NodeAgentConfiguration) []*Error {
 	k.network(&c.Network)
 	k.runtime(&c.Runtime)
 	k.limits(c)
+	k.resources(c)
 	k.sysctls(c.Pods.AllowedUnsafeSysctls)
 	k.durations(c)
 	k.servers(c)

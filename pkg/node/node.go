@@ -12,7 +12,6 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -27,8 +26,6 @@ const (
 	// heartbeat is how old lastHeartbeatTime gets when nothing else changes, as
 	// with kubelet's reports.
 	heartbeat = 5 * time.Minute
-	// maxPods is what kubelet says when nobody sets it; nothing enforces it.
-	maxPods = 110
 )
 
 // Facts are what a Node object is made of.
@@ -39,11 +36,11 @@ type Facts struct {
 	Created   time.Time
 	Addresses []string // IPs of the node
 	PodCIDRs  []string
-	CPUs      int
-	Memory    int64  // bytes
-	Disk      uint64 // bytes of the file system that pods write to
-	System    v1.NodeSystemInfo
-	Handlers  []string // of the runtime
+	// Capacity is what the node has, Allocatable what of it pods can ask for.
+	Capacity, Allocatable v1.ResourceList
+
+	System   v1.NodeSystemInfo
+	Handlers []string // of the runtime
 	// NotReady says why pods cannot run; empty: they can.
 	NotReady string
 }
@@ -63,13 +60,7 @@ func (f Facts) Object() *v1.Node {
 		n.Status.Addresses = append(n.Status.Addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: a})
 	}
 	n.Status.Addresses = append(n.Status.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: f.Name})
-	n.Status.Capacity = v1.ResourceList{
-		v1.ResourceCPU:              *resource.NewQuantity(int64(f.CPUs), resource.DecimalSI),
-		v1.ResourceMemory:           *resource.NewQuantity(f.Memory, resource.BinarySI),
-		v1.ResourceEphemeralStorage: *resource.NewQuantity(int64(f.Disk), resource.BinarySI),
-		v1.ResourcePods:             *resource.NewQuantity(maxPods, resource.DecimalSI),
-	}
-	n.Status.Allocatable = n.Status.Capacity.DeepCopy()
+	n.Status.Capacity, n.Status.Allocatable = f.Capacity, f.Allocatable
 	for _, h := range f.Handlers {
 		n.Status.RuntimeHandlers = append(n.Status.RuntimeHandlers, v1.NodeRuntimeHandler{Name: h})
 	}

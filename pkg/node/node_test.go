@@ -14,7 +14,7 @@ import (
 func TestKeeper(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	k := NewKeeper(journal.NewCounter(now), func() time.Time { return now })
-	facts := Facts{Name: "n", Labels: map[string]string{"a": "b"}, Addresses: []string{"192.0.2.1"}, CPUs: 2, Memory: 1 << 30, NotReady: "no runtime"}
+	facts := Facts{Name: "n", Labels: map[string]string{"a": "b"}, Addresses: []string{"192.0.2.1"}, NotReady: "no runtime"}
 	k.Set(facts.Object())
 	first, revision := k.Node()
 	changes, err := k.WatchNode(t.Context(), revision)

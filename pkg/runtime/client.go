@@ -45,6 +45,7 @@ type Options struct {
 	StartsDir string
 	// SeccompRoot is the folder of Localhost seccomp profiles.
 	SeccompRoot string
+	Policy      Policy
 	Log         *slog.Logger
 	// Observe is called after each call with kubelet's name of the operation.
 	Observe func(op string, d time.Duration, err error)

@@ -34,6 +34,7 @@ type translator struct {
 	owner       string
 	seccompRoot string
 	host        hostFacts
+	policy      Policy
 }
 
 // sandbox translates what a pod needs as a whole.

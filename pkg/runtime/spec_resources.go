@@ -39,7 +39,7 @@ type hostFacts struct {
 
 // newTranslator reads the host's facts from root, the file system at "/".
 func newTranslator(o Options, root fs.FS) translator {
-	t := translator{owner: o.Owner, seccompRoot: o.SeccompRoot}
+	t := translator{owner: o.Owner, seccompRoot: o.SeccompRoot, policy: o.Policy}
 	has := func(pattern string) bool {
 		m, err := fs.Glob(root, pattern)
 		return err == nil && len(m) > 0
@@ -74,19 +74,13 @@ func pageSizeName(n int64) string {
 
 // resources applies kubelet's formulas to requests and limits.
 func (t *translator) resources(req, lim v1.ResourceList) *cri.LinuxContainerResources {
-	r := &cri.LinuxContainerResources{
-		MemoryLimitInBytes: lim.Memory().Value(),
-		CpuPeriod:          quotaPeriod,
-	}
+	r := &cri.LinuxContainerResources{MemoryLimitInBytes: lim.Memory().Value()}
 	cpu, ok := req[v1.ResourceCPU]
 	if !ok {
 		cpu = *lim.Cpu()
 	}
-	r.CpuShares = shares(cpu.MilliValue())
-	if m := lim.Cpu().MilliValue(); m > 0 {
-		r.CpuQuota = max(m*quotaPeriod/1000, minQuota)
-	}
-	if t.host.cgroup2 {
+	t.policy.cpu(r, cpu.MilliValue(), lim.Cpu().MilliValue())
+	if t.host.cgroup2 && !t.policy.SingleProcessOOMKill {
 		// One process killed for memory takes its container with it, as it
 		// always was on v1 for a container's first process.
 		r.Unified = map[string]string{"memory.oom.group": "1"}
@@ -127,9 +121,14 @@ func (t *translator) containerResources(p *v1.Pod, c *v1.Container) *cri.LinuxCo
 			}
 		}
 	}
+	if t.host.cgroup2 {
+		more := t.policy.memory(p, c)
+		maps.Copy(more, r.Unified)
+		r.Unified = more
+	}
 	if t.host.swap {
 		if t.host.cgroup2 {
-			r.Unified["memory.swap.max"] = "0"
+			r.Unified["memory.swap.max"] = strconv.FormatInt(t.policy.swap(p, c), 10)
 		} else {
 			// memory plus swap; ignored by runc while the memory limit is 0
 			r.MemorySwapLimitInBytes = r.MemoryLimitInBytes

@@ -194,7 +194,7 @@ func newFixture(t testing.TB, edit func(*Options)) *fixture {
 	}}
 	f.self = nodeapi.NewKeeper(counter, clock)
 	f.self.Keep(nodeapi.Wishes{}, func([]byte) error { return nil }, func(_, _ *v1.Node) {})
-	f.self.Set(nodeapi.Facts{Name: nodeName, Labels: map[string]string{"node-role.kubernetes.io/edge": ""}, Addresses: []string{"192.0.2.7"}, CPUs: 2, Memory: 1 << 30, Created: epoch}.Object())
+	f.self.Set(nodeapi.Facts{Name: nodeName, Labels: map[string]string{"node-role.kubernetes.io/edge": ""}, Addresses: []string{"192.0.2.7"}, Capacity: nodeapi.Capacity(nodeapi.Host{CPUs: 2, Memory: 1 << 30}, nodeapi.Reservation{MaxPods: 110}), Created: epoch}.Object())
 	f.events = events.New(events.Options{NodeName: nodeName, Revisions: counter, Clock: clock})
 	o := Options{
 		Log: quiet, Metrics: metrics.New(metrics.Build{}), NodeName: nodeName, Version: "v0.1",
