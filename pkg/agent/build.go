@@ -116,6 +116,7 @@ func (a *agent) newServer() (*server.Server, error) {
 		Log: a.log, Metrics: a.metrics, Socket: filepath.Join(a.cfg.RunDir, socketName), Health: health, TCP: a.apiOverTCP(),
 		NodeName: a.cfg.NodeName, Version: a.o.Build.Version, PodLogDir: a.cfg.PodLogDir,
 		Pods: a.store, Push: a.push, Amend: a.store, Resources: a.store, PushResources: a.push, Events: a.events, Streams: streams{a}, Node: a, NodeObject: a.nodeObject, Images: imageAPI{a},
+		Stats: a.readStats, CPUs: goruntime.NumCPU(),
 		Checks: slices.Concat(a.proxyCheck(), a.clusterChecks()),
 	})
 }

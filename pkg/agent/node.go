@@ -262,7 +262,11 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 		KeepDead: a.cfg.Pods.MaxDeadContainers, MaxStarts: a.cfg.Runtime.MaxParallelStarts,
 		RelistInterval: a.cfg.Runtime.RelistInterval.Duration, Clock: time.Now, Log: a.log, Hook: killHook(),
 	})
-	n.stats = a.newStats(n, cgroups)
+	image, err := a.sandboxImage(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	n.stats = a.newStats(n, cgroups, image)
 	return n, nil
 }
 

@@ -10,10 +10,10 @@ import (
 )
 
 // newStats reads what the node and the pods of the store use.
-func (a *agent) newStats(n *node, cgroups *cgroup.Manager) *stats.Reader {
+func (a *agent) newStats(n *node, cgroups *cgroup.Manager, sandboxImage string) *stats.Reader {
 	return stats.New(stats.Options{
 		Cgroups: cgroups, Runtime: n.client, Volumes: a.volumes, OwnFiles: n.workers.OwnFiles,
-		Pods: a.pods, Proc: "/proc", StateDir: a.cfg.StateDir, PodLogDir: a.cfg.PodLogDir, Clock: time.Now, Log: a.log,
+		Pods: a.pods, Proc: "/proc", Sys: "/sys", SandboxImage: sandboxImage, StateDir: a.cfg.StateDir, PodLogDir: a.cfg.PodLogDir, Clock: time.Now, Log: a.log,
 	})
 }
 
@@ -25,4 +25,12 @@ func (a *agent) pods() []*v1.Pod {
 		out = append(out, r.Pod)
 	}
 	return out
+}
+
+// readStats is what the API reads usage with.
+func (a *agent) readStats() (*stats.Reader, error) {
+	if n := a.node.Load(); n != nil {
+		return n.stats, nil
+	}
+	return nil, a.noRuntime()
 }

@@ -22,6 +22,7 @@ import (
 // any goroutine.
 type Metrics struct {
 	registry *prometheus.Registry
+	probing  *prometheus.Registry // what /metrics/probes has
 
 	runtimeOps       *prometheus.CounterVec
 	runtimeErrors    *prometheus.CounterVec
@@ -90,8 +91,10 @@ func New(b Build) *Metrics {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.runtimeOps, m.runtimeErrors, m.runtimeDuration, m.runningPods, m.runningContainer,
 		m.podStart, m.podWorker, m.startedPods, m.startedPodErrors, m.startedContainer, m.startedErrors,
-		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, m.probes, m.probeDuration, info, node,
+		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, info, node,
 	)
+	m.probing = prometheus.NewRegistry()
+	m.probing.MustRegister(m.probes, m.probeDuration)
 	m.dns = newDNS(m.registry)
 	return m
 }
@@ -229,14 +232,27 @@ func (m *Metrics) Request(method, path, server string, long bool) (done func()) 
 	return inflight.Dec
 }
 
-// ServeHTTP writes all metrics in the format that the client accepts: text,
-// OpenMetrics or protobuf.
+// ServeHTTP writes all metrics but those of probes, in the format that the client
+// accepts: text, OpenMetrics or protobuf.
 func (m *Metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if m == nil {
 		http.Error(w, "no metrics", http.StatusNotFound)
 		return
 	}
-	families, err := m.registry.Gather()
+	serve(m.registry, w, r)
+}
+
+// Probes writes those of probes.
+func (m *Metrics) Probes(w http.ResponseWriter, r *http.Request) {
+	if m == nil {
+		http.Error(w, "no metrics", http.StatusNotFound)
+		return
+	}
+	serve(m.probing, w, r)
+}
+
+func serve(from *prometheus.Registry, w http.ResponseWriter, r *http.Request) {
+	families, err := from.Gather()
 	if err != nil && len(families) == 0 {
 		http.Error(w, "gathering metrics: "+err.Error(), http.StatusInternalServerError)
 		return

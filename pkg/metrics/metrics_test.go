@@ -41,6 +41,10 @@ func TestNames(t *testing.T) {
 
 	w := httptest.NewRecorder()
 	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if strings.Contains(w.Body.String(), "prober_") {
+		t.Error("kubelet shows probes elsewhere")
+	}
+	m.Probes(w, httptest.NewRequest("GET", "/metrics/probes", nil))
 	got := "\n" + w.Body.String()
 	if ct := w.Header().Get("Content-Type"); !strings.HasPrefix(ct, "text/plain") {
 		t.Errorf("content type %q, want text/plain", ct)
@@ -110,6 +114,7 @@ func TestNil(t *testing.T) {
 	m.ProbesEnded(nil, "")
 	w := httptest.NewRecorder()
 	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	m.Probes(w, httptest.NewRequest("GET", "/metrics/probes", nil))
 	if w.Code != 404 {
 		t.Errorf("code %d, want 404", w.Code)
 	}

@@ -36,6 +36,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/server/api"
 	"github.com/nodeagent/nodeagent/pkg/source/push"
+	"github.com/nodeagent/nodeagent/pkg/stats"
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
@@ -199,6 +200,9 @@ func newFixture(t testing.TB, edit func(*Options)) *fixture {
 	o := Options{
 		Log: quiet, Metrics: metrics.New(metrics.Build{}), NodeName: nodeName, Version: "v0.1",
 		PodLogDir: f.logs, Pods: st, Push: contested{accepted, f}, Amend: st, Resources: st, PushResources: accepted, Events: f.events, Streams: f.node, Node: f.node, NodeObject: f.self, Images: f.node,
+		Stats: func() (*stats.Reader, error) {
+			return nil, fmt.Errorf("no runtime: %w", errdefs.ErrUnavailable)
+		}, CPUs: 2,
 	}
 	if edit != nil {
 		edit(&o)

@@ -36,9 +36,14 @@ func (s *Server) route(r *http.Request, kind string) route {
 			s.health(w, r, first, rest)
 			return nil
 		}}
-	case "metrics":
-		if rest == "" {
-			return route{label: first, serve: s.metrics}
+	case "metrics", "stats":
+		switch path {
+		case "metrics":
+			return route{label: path, serve: s.metrics}
+		case "metrics/probes":
+			return route{label: path, serve: s.probeMetrics}
+		case "metrics/cadvisor", "metrics/resource", "stats/summary":
+			return route{label: path, serve: func(w http.ResponseWriter, r *http.Request) error { return s.scrape(w, r, path) }}
 		}
 	}
 	if kind == kindHealth {
@@ -104,6 +109,14 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.o.Metrics.ServeHTTP(w, r)
+	return nil
+}
+
+func (s *Server) probeMetrics(w http.ResponseWriter, r *http.Request) error {
+	if err := onlyGet(r); err != nil {
+		return err
+	}
+	s.o.Metrics.Probes(w, r)
 	return nil
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/metrics"
 	"github.com/nodeagent/nodeagent/pkg/server/fieldmanager"
 	"github.com/nodeagent/nodeagent/pkg/server/openapi"
+	"github.com/nodeagent/nodeagent/pkg/stats"
 )
 
 const (
@@ -62,7 +63,7 @@ type TCP struct {
 }
 
 // Options is everything a Server needs. Log, Pods, Push, Resources, PushResources,
-// Events, Streams, Node, NodeObject and Images are required.
+// Events, Streams, Node, NodeObject, Images and Stats are required.
 type Options struct {
 	Log     *slog.Logger
 	Metrics *metrics.Metrics // may be nil
@@ -91,6 +92,10 @@ type Options struct {
 	Node          Node
 	NodeObject    NodeObject
 	Images        Images
+	// Stats reads what the node and its pods use; an error until there is a runtime.
+	Stats func() (*stats.Reader, error)
+	// CPUs are the node's.
+	CPUs int
 	// Checks are added to the health paths.
 	Checks []Check
 
@@ -107,6 +112,7 @@ type Server struct {
 	token         *tokenFile
 	tls           *tls.Config
 	short, long   chan struct{}
+	scraping      chan struct{}
 	bookmarkEvery time.Duration
 	views         []*view
 	snapshots     snapshots
@@ -127,13 +133,13 @@ type Server struct {
 // New checks the options and reads the token and the certificate; it starts
 // nothing.
 func New(o Options) (*Server, error) {
-	if o.Log == nil || o.Pods == nil || o.Push == nil || o.Resources == nil || o.PushResources == nil || o.Events == nil || o.Streams == nil || o.Node == nil || o.NodeObject == nil || o.Images == nil {
+	if o.Log == nil || o.Pods == nil || o.Push == nil || o.Resources == nil || o.PushResources == nil || o.Events == nil || o.Streams == nil || o.Node == nil || o.NodeObject == nil || o.Images == nil || o.Stats == nil {
 		return nil, errors.New("server: an option that is required is missing")
 	}
 	o.defaults()
 	s := &Server{
 		o: o, log: o.Log, addrs: map[string]net.Addr{}, listening: make(chan struct{}),
-		short: make(chan struct{}, maxShort), long: make(chan struct{}, maxLong), bookmarkEvery: time.Minute,
+		short: make(chan struct{}, maxShort), long: make(chan struct{}, maxLong), scraping: make(chan struct{}, 1), bookmarkEvery: time.Minute,
 	}
 	s.views, s.snapshots.now, s.managers.Schemas = s.makeViews(), o.Now, openapi.Schemas
 	s.ending, s.end = context.WithCancel(context.Background())

@@ -105,6 +105,10 @@ func (t trees) readV1(f *file, c *Cgroup, detail Detail) bool {
 		})
 	}
 	m.Limit = limit(f.number(dir, "memory.limit_in_bytes"))
+	m.SwapLimit = NoLimit
+	if n := limit(f.number(dir, "memory.memsw.limit_in_bytes")); n > 0 {
+		m.SwapLimit = n - min(n, m.Limit)
+	}
 	if detail == Full {
 		t.fullV1(f, c)
 	}
@@ -152,10 +156,6 @@ func (t trees) fullV1(f *file, c *Cgroup) {
 	m.LimitHits, _ = f.number(dir, "memory.failcnt")
 	m.Kernel, _ = f.number(dir, "memory.kmem.usage_in_bytes")
 	m.Reserved = limit(f.number(dir, "memory.soft_limit_in_bytes"))
-	m.SwapLimit = NoLimit
-	if n := limit(f.number(dir, "memory.memsw.limit_in_bytes")); n > 0 {
-		m.SwapLimit = n - min(n, m.Limit)
-	}
 	if b, ok := f.read(dir, "memory.oom_control"); ok {
 		pairs(b, func(key []byte, n uint64) {
 			if string(key) == "oom_kill" {

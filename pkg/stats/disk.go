@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/volumes"
 )
@@ -26,6 +28,9 @@ type Disk struct {
 	RootFS, Logs map[string]Space
 	// Volumes are those that take space of the node's own: tmpfs are memory.
 	Volumes map[string]volumes.Volume
+	// Claims are the file systems of its PersistentVolumeClaims, by the volume's
+	// name; not those on the network, which may not answer.
+	Claims map[string]Filesystem
 	// Own are the files that the agent gives to the pod.
 	Own Space
 }
@@ -60,21 +65,9 @@ func (d Disk) volume(name string) Space {
 // Disks measures what pods have on disks, now: one call of the runtime, and a walk
 // through the volumes of each.
 func (r *Reader) Disks(ctx context.Context, pods []*v1.Pod) (map[types.UID]Disk, error) {
-	layers, err := r.o.Runtime.Layers(ctx)
+	layers, err := r.layers(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("measuring what containers wrote: %w", err)
-	}
-	byPod := map[types.UID]map[string]Space{}
-	for id, l := range layers {
-		known, ok := r.o.Runtime.Known(id)
-		if !ok || known.Container == nil {
-			continue
-		}
-		if byPod[known.UID] == nil {
-			byPod[known.UID] = map[string]Space{}
-		}
-		name := known.Container.Name
-		byPod[known.UID][name] = byPod[known.UID][name].plus(Space{Bytes: l.Bytes, Inodes: l.Inodes})
+		return nil, err
 	}
 	out := make(map[types.UID]Disk, len(pods))
 	for _, p := range pods {
@@ -82,8 +75,29 @@ func (r *Reader) Disks(ctx context.Context, pods []*v1.Pod) (map[types.UID]Disk,
 		if err != nil {
 			return nil, err
 		}
-		d.RootFS = byPod[p.UID]
+		d.RootFS = layers[p.UID]
 		out[p.UID] = d
+	}
+	return out, nil
+}
+
+// layers is what containers wrote, by pod and name.
+func (r *Reader) layers(ctx context.Context) (map[types.UID]map[string]Space, error) {
+	layers, err := r.o.Runtime.Layers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("measuring what containers wrote: %w", err)
+	}
+	out := map[types.UID]map[string]Space{}
+	for id, l := range layers {
+		known, ok := r.o.Runtime.Known(id)
+		if !ok || known.Container == nil {
+			continue
+		}
+		if out[known.UID] == nil {
+			out[known.UID] = map[string]Space{}
+		}
+		name := known.Container.Name
+		out[known.UID][name] = out[known.UID][name].plus(Space{Bytes: l.Bytes, Inodes: l.Inodes})
 	}
 	return out, nil
 }
@@ -93,6 +107,9 @@ func (r *Reader) disk(ctx context.Context, p *v1.Pod) (d Disk, err error) {
 	if d.Volumes, err = r.o.Volumes.Usage(ctx, p.UID); err != nil {
 		return d, err
 	}
+	if d.Claims, err = r.claims(p); err != nil {
+		return d, err
+	}
 	own, err := r.o.OwnFiles(p.UID)
 	if err != nil {
 		return d, err
@@ -100,6 +117,28 @@ func (r *Reader) disk(ctx context.Context, p *v1.Pod) (d Disk, err error) {
 	d.Own.Bytes = uint64(own)
 	d.Logs, err = logs(filepath.Join(r.o.PodLogDir, p.Namespace+"_"+p.Name+"_"+string(p.UID)))
 	return d, err
+}
+
+// claims looks at the file systems of a pod's PersistentVolumeClaims.
+func (r *Reader) claims(p *v1.Pod) (map[string]Filesystem, error) {
+	if !slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool { return pod.ClaimOf(p, v.Name) != "" }) {
+		return nil, nil
+	}
+	list, err := r.o.Volumes.Of(p.UID)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]Filesystem{}
+	for _, v := range list {
+		if pod.ClaimOf(p, v.Name) == "" || r.onNetwork(v.Path) {
+			continue
+		}
+		// One that was taken away meanwhile is left out.
+		if f, err := r.filesystem(v.Path); err == nil {
+			out[v.Name] = f
+		}
+	}
+	return out, nil
 }
 
 // logs measures the folders of a pod's log folder: there is one for each container.
@@ -179,7 +218,7 @@ func (r *Reader) filesystem(path string) (Filesystem, error) {
 	}
 	unit := uint64(st.Frsize)
 	return Filesystem{
-		Time: r.o.Clock(), Path: path,
+		Device: r.mountSource(path), Time: r.o.Clock(), Path: path,
 		Capacity: st.Blocks * unit, Available: st.Bavail * unit, Used: (st.Blocks - st.Bfree) * unit,
 		Inodes: st.Files, InodesFree: st.Ffree, InodesUsed: st.Files - st.Ffree,
 	}, nil

@@ -3,6 +3,8 @@ package stats
 import (
 	"context"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -22,8 +24,16 @@ type sample struct {
 	usage time.Duration
 }
 
-// Run notes down the CPU time of everything until ctx ends.
+// Run notes down the CPU time of everything, and measures disks for those who
+// ask, until ctx ends.
 func (r *Reader) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.measureDisks(ctx) })
+	g.Go(func() error { return r.takeSamples(ctx) })
+	return g.Wait()
+}
+
+func (r *Reader) takeSamples(ctx context.Context) error {
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	for {

@@ -35,9 +35,12 @@ type Runtime interface {
 	Layers(ctx context.Context) (map[string]runtime.Layer, error)
 }
 
-// Volumes measures what the volumes of a pod take.
+// Volumes are those of a pod.
 type Volumes interface {
+	// Usage measures those that take space of the node's own.
 	Usage(ctx context.Context, uid types.UID) (map[string]volumes.Volume, error)
+	// Of lists all, without measuring.
+	Of(uid types.UID) ([]volumes.Volume, error)
 }
 
 // Options of a Reader; all but Log are required.
@@ -49,8 +52,10 @@ type Options struct {
 	OwnFiles func(uid types.UID) (int64, error)
 	// Pods are all that the agent knows; it does not change them.
 	Pods func() []*v1.Pod
-	// Proc is where proc is mounted.
-	Proc string
+	// Proc and Sys are where proc and sysfs are mounted.
+	Proc, Sys string
+	// SandboxImage is what sandboxes are made from.
+	SandboxImage string
 	// StateDir is on the file system that pods fill; PodLogDir has their logs.
 	StateDir, PodLogDir string
 	Clock               func() time.Time
@@ -64,6 +69,9 @@ type Reader struct {
 
 	mu      sync.Mutex
 	samples map[string]samples // by cgroup path
+
+	disks   disks
+	devices sync.Map // number → name
 }
 
 // New looks at which cgroups are mounted; it starts nothing.
@@ -71,8 +79,11 @@ func New(o Options) *Reader {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Reader{o: o, trees: findTrees(o.Cgroups), samples: map[string]samples{}}
+	return &Reader{o: o, trees: findTrees(o.Cgroups), samples: map[string]samples{}, disks: disks{wanted: make(chan struct{}, 1), rest: diskEvery}}
 }
+
+// SandboxImage is what sandboxes are made from.
+func (r *Reader) SandboxImage() string { return r.o.SandboxImage }
 
 // Node reads the node as a whole.
 func (r *Reader) Node(detail Detail) (Node, error) {
@@ -95,7 +106,9 @@ func (r *Reader) Node(detail Detail) (Node, error) {
 		}
 	}
 	n.MaxPID = r.maxPID(f)
+	n.Booted = r.booted(f)
 	if detail == Full {
+		n.DefaultInterface = r.defaultInterface(f)
 		// A veth's other end is a pod's interface already.
 		n.Interfaces = f.interfaces(filepath.Join(r.o.Proc, "self"), func(name string) bool { return name == "lo" || strings.HasPrefix(name, "veth") })
 		if n.CPUPressure == nil {
@@ -103,6 +116,29 @@ func (r *Reader) Node(detail Detail) (Node, error) {
 		}
 	}
 	return n, nil
+}
+
+// booted is when the node was started.
+func (r *Reader) booted(f *file) (at time.Time) {
+	if b, ok := f.read(r.o.Proc, "stat"); ok {
+		pairs(b, func(key []byte, n uint64) {
+			if string(key) == "btime" {
+				at = time.Unix(int64(n), 0)
+			}
+		})
+	}
+	return at
+}
+
+// defaultInterface is where packets go that have no better way; "" without one.
+func (r *Reader) defaultInterface(f *file) string {
+	b, _ := f.read(r.o.Proc, "self/net/route")
+	for line := range bytes.Lines(b) {
+		if fields := bytes.Fields(line); len(fields) > 1 && string(fields[1]) == "00000000" {
+			return string(fields[0])
+		}
+	}
+	return ""
 }
 
 // maxPID is the lower of the kernel's two limits on threads.

@@ -1,92 +1,19 @@
-package stats
+package stats_test
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/rogpeppe/go-internal/txtar"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/nodeagent/nodeagent/pkg/cgroup"
+	"github.com/nodeagent/nodeagent/internal/testbed/usage"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/stats"
 	"github.com/nodeagent/nodeagent/pkg/volumes"
 )
-
-var (
-	sandboxID = strings.Repeat("a", 64)
-	webID     = strings.Repeat("b", 64)
-	began     = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-)
-
-// fakeRuntime knows one sandbox and one container.
-type fakeRuntime struct {
-	fs     []runtime.Filesystem
-	layers map[string]runtime.Layer
-}
-
-func (f fakeRuntime) Known(id string) (runtime.Known, bool) {
-	switch id {
-	case sandboxID:
-		return runtime.Known{UID: "u1", Sandbox: true}, true
-	case webID:
-		return runtime.Known{UID: "u1", Container: &runtime.Container{ID: webID, Name: "web", SpecImage: "nginx:1", Attempt: 3, StartedAt: began}}, true
-	}
-	return runtime.Known{}, false
-}
-
-func (f fakeRuntime) ImageFilesystems(context.Context) (images, containers []runtime.Filesystem, err error) {
-	return f.fs, f.fs, nil
-}
-
-func (f fakeRuntime) Layers(context.Context) (map[string]runtime.Layer, error) { return f.layers, nil }
-
-type fakeVolumes map[string]volumes.Volume
-
-func (f fakeVolumes) Usage(context.Context, types.UID) (map[string]volumes.Volume, error) {
-	return f, nil
-}
-
-func testPod() *v1.Pod {
-	p := &v1.Pod{}
-	p.Namespace, p.Name, p.UID = "shop", "web", "u1"
-	p.Spec.Containers = []v1.Container{{Name: "web", Resources: v1.ResourceRequirements{
-		Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m")},
-	}}}
-	return p
-}
-
-// world unpacks an archive of testdata and makes a reader of it.
-func world(t *testing.T, archive string) (r *Reader, dir string, now *time.Time) {
-	t.Helper()
-	dir = t.TempDir()
-	a, err := txtar.ParseFile("testdata/" + archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := txtar.Write(a, dir); err != nil {
-		t.Fatal(err)
-	}
-	groups, err := cgroup.New(cgroup.Options{FS: filepath.Join(dir, "cgroup")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	clock := began.Add(10 * time.Second)
-	ended := testPod()
-	ended.UID, ended.Status.Phase = "u2", v1.PodSucceeded
-	r = New(Options{
-		Cgroups: groups, Runtime: fakeRuntime{}, Volumes: fakeVolumes{}, Proc: filepath.Join(dir, "proc"), StateDir: dir, PodLogDir: filepath.Join(dir, "logs"),
-		OwnFiles: func(types.UID) (int64, error) { return 4096, nil },
-		Pods:     func() []*v1.Pod { return []*v1.Pod{testPod(), ended} }, Clock: func() time.Time { return clock },
-	})
-	return r, dir, &clock
-}
 
 func equal[T comparable](t *testing.T, what string, got, want T) {
 	t.Helper()
@@ -99,8 +26,8 @@ func equal[T comparable](t *testing.T, what string, got, want T) {
 func TestPods(t *testing.T) {
 	for _, version := range []string{"v1", "v2"} {
 		t.Run(version, func(t *testing.T) {
-			r, _, _ := world(t, version+".txtar")
-			pods := r.Pods(Full)
+			r := usage.New(t, version).Reader()
+			pods := r.Pods(stats.Full)
 			if len(pods) != 1 || len(pods[0].Containers) != 1 {
 				t.Fatalf("%d pods, want the one that runs, with the one container that is known: %+v", len(pods), pods)
 			}
@@ -109,21 +36,21 @@ func TestPods(t *testing.T) {
 			equal(t, "pod cpu", p.CPU.Usage, 3*time.Second)
 			equal(t, "pod working set", p.Memory.WorkingSet, 200000)
 			equal(t, "pod limit", p.Memory.Limit, 0)
-			equal(t, "pod swap limit", p.Memory.SwapLimit, NoLimit)
-			equal(t, "sandbox", p.SandboxID, sandboxID)
+			equal(t, "pod swap limit", p.Memory.SwapLimit, stats.NoLimit)
+			equal(t, "sandbox", p.SandboxID, usage.SandboxID)
 			equal(t, "sandbox memory", p.Sandbox.Memory.Usage, 40000)
-			if want := []Interface{{Name: "eth0", RxBytes: 700, RxPackets: 7, RxDropped: 1, TxBytes: 800, TxPackets: 8, TxErrors: 2}}; !slices.Equal(p.Interfaces, want) {
+			if want := []stats.Interface{{Name: "eth0", RxBytes: 700, RxPackets: 7, RxDropped: 1, TxBytes: 800, TxPackets: 8, TxErrors: 2}}; !slices.Equal(p.Interfaces, want) {
 				t.Errorf("interfaces %+v, want %+v", p.Interfaces, want)
 			}
-			equal(t, "container", c.ID+c.Name+c.Image, webID+"webnginx:1")
+			equal(t, "container", c.ID+c.Name+c.Image, usage.WebID+"webnginx:1")
 			equal(t, "attempt", c.Attempt, 3)
-			equal(t, "cgroup", c.Path, "/kubepods/burstable/podu1/"+webID)
-			equal(t, "cpu", c.CPU, CPU{
+			equal(t, "cgroup", c.Path, "/kubepods/burstable/podu1/"+usage.WebID)
+			equal(t, "cpu", c.CPU, stats.CPU{
 				Usage: 2 * time.Second, User: 1500 * time.Millisecond, System: 500 * time.Millisecond,
 				Periods: 10, ThrottledPeriods: 4, Throttled: 250 * time.Millisecond,
 			})
 			equal(t, "rate since it began", c.Rate, 200_000_000)
-			equal(t, "memory", c.Memory, Memory{
+			equal(t, "memory", c.Memory, stats.Memory{
 				Usage: 200000, WorkingSet: 150000, RSS: 40960, Cache: 20480, MappedFile: 4096, Swap: 12288, Kernel: 8192,
 				ActiveFile: 512, InactiveFile: 50000, Peak: 204096, Limit: 1048576, Faults: 900, MajorFaults: 9, LimitHits: 6, OOMKills: 2,
 			})
@@ -132,22 +59,22 @@ func TestPods(t *testing.T) {
 			equal(t, "processes", c.Processes, 2)
 			equal(t, "threads", c.Threads, 5)
 			equal(t, "threads max", c.ThreadsMax, 64)
-			if want := []IO{{Device: "8:0", ReadBytes: 4096, WriteBytes: 8192, Reads: 1, Writes: 2}}; !slices.Equal(c.IO, want) {
+			if want := []stats.IO{{Device: "8:0", ReadBytes: 4096, WriteBytes: 8192, Reads: 1, Writes: 2}}; !slices.Equal(c.IO, want) {
 				t.Errorf("io %+v, want %+v", c.IO, want)
 			}
 			if c.Created.IsZero() {
 				t.Error("nobody knows when the cgroup was made")
 			}
 			if version == "v2" {
-				equal(t, "pressure", *c.CPUPressure, Pressure{Some: PressureLine{1.5, 0.25, 0.1, time.Second}})
+				equal(t, "pressure", *c.CPUPressure, stats.Pressure{Some: stats.PressureLine{1.5, 0.25, 0.1, time.Second}})
 				equal(t, "shares", c.Shares, 500) // as KEP-2254 turns a weight of 20 back
 			} else {
 				equal(t, "shares", c.Shares, 512)
 			}
-			if basic := r.Pods(Basic)[0].Containers[0]; basic.Memory.WorkingSet != 150000 || basic.Threads != 0 {
+			if basic := r.Pods(stats.Basic)[0].Containers[0]; basic.Memory.WorkingSet != 150000 || basic.Threads != 0 {
 				t.Errorf("with Basic detail: %+v", basic)
 			}
-			equal(t, "parents", len(r.Parents(Basic)), 2) // no pod is best effort
+			equal(t, "parents", len(r.Parents(stats.Basic)), 2) // no pod is best effort
 		})
 	}
 }
@@ -155,8 +82,9 @@ func TestPods(t *testing.T) {
 func TestNode(t *testing.T) {
 	for version, workingSet := range map[string]uint64{"v1": 2500000000, "v2": 40960 + 20480 - 10480} {
 		t.Run(version, func(t *testing.T) {
-			r, dir, _ := world(t, version+".txtar")
-			n, err := r.Node(Full)
+			w := usage.New(t, version)
+			r, dir := w.Reader(), w.Dir
+			n, err := r.Node(stats.Full)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -177,7 +105,7 @@ func TestNode(t *testing.T) {
 			if err := os.Remove(filepath.Join(dir, "proc/meminfo")); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := r.Node(Basic); err == nil {
+			if _, err := r.Node(stats.Basic); err == nil {
 				t.Error("a node without meminfo is no error")
 			}
 		})
@@ -186,19 +114,20 @@ func TestNode(t *testing.T) {
 
 // TestRate takes the CPU time of the last sample that is old enough.
 func TestRate(t *testing.T) {
-	r, dir, now := world(t, "v2.txtar")
+	w := usage.New(t, "v2")
+	r, dir, now := w.Reader(), w.Dir, &w.Now
 	set := func(usec string) {
 		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, "cgroup/kubepods/burstable/podu1", webID, "cpu.stat"), []byte("usage_usec "+usec+"\n"), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup/kubepods/burstable/podu1", usage.WebID, "cpu.stat"), []byte("usage_usec "+usec+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	rate := func() uint64 { return r.Pods(Basic)[0].Containers[0].Rate }
-	r.sample() // 2 s of CPU time
+	rate := func() uint64 { return r.Pods(stats.Basic)[0].Containers[0].Rate }
+	r.Sample() // 2 s of CPU time
 	*now = now.Add(10 * time.Second)
 	set("7000000")
 	equal(t, "half a core for ten seconds", rate(), 500_000_000)
-	r.sample()
+	r.Sample()
 	*now = now.Add(time.Second)
 	set("8000000")
 	equal(t, "the last sample is too young", rate(), uint64(6_000_000_000/11))
@@ -209,23 +138,11 @@ func TestRate(t *testing.T) {
 	equal(t, "a counter that went back", rate(), 0)
 }
 
-func TestContainerID(t *testing.T) {
-	for name, want := range map[string]string{
-		webID: webID, "cri-containerd-" + webID + ".scope": webID, "crio-" + webID: webID, "crio-conmon-" + webID + ".scope": "", "init": "",
-	} {
-		if got, ok := containerID(name); ok != (want != "") || ok && got != want {
-			t.Errorf("%s: %q, %v", name, got, ok)
-		}
-	}
-}
-
 func TestDisks(t *testing.T) {
-	r, dir, _ := world(t, "v2.txtar")
-	r.o.Runtime = fakeRuntime{
-		fs:     []runtime.Filesystem{{Path: dir, Bytes: 1000, Inodes: 10}},
-		layers: map[string]runtime.Layer{webID: {Bytes: 300, Inodes: 3}, "other": {Bytes: 7}},
-	}
-	r.o.Volumes = fakeVolumes{"disk": {Used: 5000, Files: 5}, "memory": {Used: 9, Files: 9, Medium: "Memory"}, "host": {Used: -1}}
+	w := usage.New(t, "v2")
+	r, dir := w.Reader(), w.Dir
+	w.Layers = map[string]runtime.Layer{usage.WebID: {Bytes: 300, Inodes: 3}, "other": {Bytes: 7}}
+	w.Volumes = map[string]volumes.Volume{"disk": {Used: 5000, Files: 5}, "memory": {Used: 9, Files: 9, Medium: "Memory"}, "host": {Used: -1}}
 	folder := filepath.Join(dir, "logs/shop_web_u1/web")
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		t.Fatal(err)
@@ -235,17 +152,17 @@ func TestDisks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	disks, err := r.Disks(t.Context(), []*v1.Pod{testPod()})
+	disks, err := r.Disks(t.Context(), []*v1.Pod{usage.Pod()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := disks["u1"]
-	equal(t, "layer", d.RootFS["web"], Space{300, 3})
+	equal(t, "layer", d.RootFS["web"], stats.Space{300, 3})
 	if logs := d.Logs["web"]; logs.Inodes != 2 || logs.Bytes < 200<<10 || logs.Bytes > 300<<10 {
 		t.Errorf("logs %+v", logs)
 	}
-	equal(t, "container", d.Container("web"), Space{300 + d.Logs["web"].Bytes, 5})
-	equal(t, "all", d.Ephemeral(), Space{300 + d.Logs["web"].Bytes + 5000 + 4096, 3 + 2 + 5})
+	equal(t, "container", d.Container("web"), stats.Space{300 + d.Logs["web"].Bytes, 5})
+	equal(t, "all", d.Ephemeral(), stats.Space{300 + d.Logs["web"].Bytes + 5000 + 4096, 3 + 2 + 5})
 
 	image, err := r.ImageFS(t.Context())
 	if err != nil {
@@ -255,7 +172,7 @@ func TestDisks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "images", image.ImageSpace, Space{1000, 10})
+	equal(t, "images", image.ImageSpace, stats.Space{1000, 10})
 	equal(t, "capacity", image.Images.Capacity, node.Capacity)
 	if node.Capacity == 0 || node.Available > node.Capacity || node.Used+node.Available > node.Capacity {
 		t.Errorf("file system %+v", node)

@@ -39,7 +39,7 @@ type Memory struct {
 	Peak uint64
 	// Limit and Reserved are 0 without one.
 	Limit, Reserved uint64
-	// SwapLimit is of swap alone; NoLimit without one. It is read with Full only.
+	// SwapLimit is of swap alone; NoLimit without one.
 	SwapLimit           uint64
 	Faults, MajorFaults uint64
 	// LimitHits counts how often Usage met the limit, OOMKills processes killed for it.
@@ -127,6 +127,9 @@ type Node struct {
 	Processes  uint64 // threads, each of which takes a PID
 	MaxPID     uint64
 	Interfaces []Interface // without the loopback and the hosts' ends of veth pairs
+	// DefaultInterface is the one of the default route.
+	DefaultInterface string
+	Booted           time.Time
 }
 
 // Available is the memory that is left, as kubelet's eviction counts it: what the
@@ -135,6 +138,7 @@ func (n Node) Available() uint64 { return n.Capacity - min(n.Capacity, n.Memory.
 
 // Filesystem is the one that a folder is on.
 type Filesystem struct {
+	Device                         string // as mounted, "/dev/sda1"; empty where mountinfo does not tell
 	Time                           time.Time
 	Path                           string // on it
 	Capacity, Available, Used      uint64 // bytes

@@ -97,6 +97,18 @@ func (m *Manager) Usage(ctx context.Context, uid types.UID) (map[string]Volume, 
 	return out, nil
 }
 
+// Of lists the pod's volumes without measuring them.
+func (m *Manager) Of(uid types.UID) ([]Volume, error) {
+	if err := checkName(string(uid)); err != nil {
+		return nil, err
+	}
+	out, err := m.list(uid, nil, &walk{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // it has none
+	}
+	return out, err
+}
+
 func (m *Manager) list(uid types.UID, mounted map[string]bool, w *walk) ([]Volume, error) {
 	folder, err := m.podFolder(uid, false)
 	if err != nil {
