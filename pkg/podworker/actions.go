@@ -353,6 +353,7 @@ func (s *turn) containerOptions(ctx context.Context, p *v1.Pod, spec *v1.Contain
 	if o.Mounts, err = s.mounts(ctx, p, spec, sandbox, a.Attempt, how); err != nil {
 		return runtime.ContainerOptions{}, configError(err)
 	}
+	o.Groups = volumes.Groups(s.mounted)
 	o.Devices, err = volumes.Devices(p, spec, s.mounted)
 	return o, configError(err)
 }

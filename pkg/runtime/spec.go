@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -143,6 +144,11 @@ func (t *translator) container(p *v1.Pod, c *v1.Container, o ContainerOptions) (
 	}
 	if o.Target != "" {
 		sec.NamespaceOptions.Pid, sec.NamespaceOptions.TargetId = cri.NamespaceMode_TARGET, o.Target
+	}
+	for _, g := range o.Groups {
+		if !slices.Contains(sec.SupplementalGroups, g) {
+			sec.SupplementalGroups = append(sec.SupplementalGroups, g)
+		}
 	}
 	anns, err := containerAnnotations(p, c, o)
 	if err != nil {

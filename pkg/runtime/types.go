@@ -145,6 +145,8 @@ type ContainerOptions struct {
 	// own, or the pod's.
 	Target  string
 	Devices []string
+	// Groups are supplemental ones besides those of the pod's security context.
+	Groups []int64
 	// Annotations are set on the container besides the computed ones.
 	Annotations map[string]string
 }

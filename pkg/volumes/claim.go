@@ -3,6 +3,8 @@ package volumes
 import (
 	"context"
 	"path/filepath"
+	"slices"
+	"strconv"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,7 +77,7 @@ func (k claims) provide(ctx context.Context, r Request, kind string, claim *v1.P
 	case affinity != nil && affinity.Required != nil && !k.matches(affinity.Required):
 		return Mounted{}, errdefs.Errorf(errdefs.ErrTransient, "PersistentVolume %s: no matching NodeSelectorTerms: it is on another node", pv.Name)
 	}
-	out := Mounted{Name: r.Volume.Name, Kind: kind, ReadOnly: readOnly, HostPath: filepath.Join(r.Folder.path, r.Volume.Name)}
+	out := Mounted{Name: r.Volume.Name, Kind: kind, ReadOnly: readOnly, HostPath: filepath.Join(r.Folder.path, r.Volume.Name), Group: volumeGroup(pv)}
 	switch src := &pv.Spec.PersistentVolumeSource; {
 	case src.HostPath != nil && !block:
 		out.HostPath, err = hostPathOf(src.HostPath)
@@ -92,6 +94,30 @@ func (k claims) provide(ctx context.Context, r Request, kind string, claim *v1.P
 		err = errdefs.Errorf(errdefs.ErrInvalid, "PersistentVolume %s: this node provides hostPath, local and nfs volumes, and block devices of local ones", pv.Name)
 	}
 	return out, err
+}
+
+// annotationGroup names the group that may use a PersistentVolume. What is no
+// number is ignored, as by kubelet.
+const annotationGroup = "pv.beta.kubernetes.io/gid"
+
+func volumeGroup(pv *v1.PersistentVolume) *int64 {
+	gid, err := strconv.ParseInt(pv.Annotations[annotationGroup], 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &gid
+}
+
+// Groups are those that a pod's processes need for its volumes, sorted.
+func Groups(mounted map[string]Mounted) []int64 {
+	var out []int64
+	for _, m := range mounted {
+		if m.Group != nil {
+			out = append(out, *m.Group)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // bound is the volume that a claim is bound to, by the word of both.

@@ -93,6 +93,24 @@ func claimCases(dir string) map[string]claimCase {
 	}
 }
 
+// TestGroupOfVolume: the group in a volume's annotation is one of the pod's.
+func TestGroupOfVolume(t *testing.T) {
+	dir := realTemp(t)
+	for text, want := range map[string][]int64{"": nil, "1234": {1234}, "staff": nil} {
+		m, o := withObjects(t)
+		c, pv := pair("c", local(dir))
+		pv.Annotations = map[string]string{"pv.beta.kubernetes.io/gid": text}
+		o.put(c, pv)
+		pod := podWith(claimVolume("v", "c"), claimVolume("w", "c"))
+		mounted, err := m.SetUp(t.Context(), pod)
+		must(t, err)
+		if got := Groups(mounted); !reflect.DeepEqual(got, want) {
+			t.Errorf("annotation %q: groups %v, want %v", text, got, want)
+		}
+		must(t, m.TearDown(t.Context(), uid))
+	}
+}
+
 func TestClaims(t *testing.T) {
 	dir := realTemp(t)
 	must(t, os.WriteFile(dir+"/data", []byte("d"), 0o600))

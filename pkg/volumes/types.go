@@ -14,4 +14,6 @@ type Mounted struct {
 	ReadOnly bool   // the volume itself is read-only
 	// Relabel asks the runtime to give it the container's SELinux label.
 	Relabel bool
+	// Group is one that the pod's processes need besides their own, nil for none.
+	Group *int64
 }
