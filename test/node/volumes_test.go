@@ -30,7 +30,12 @@ volumes:
 - name: data
   emptyDir: {}
 `,
-		container: `env: [{name: WHO, value: main}]
+		container: `args: [main, "$(CITY)", "$(USER)"]
+env:
+- {name: WHO, value: main}
+- {name: CITY, valueFrom: {configMapKeyRef: {name: manifest-example, key: city}}}
+- {name: USER, valueFrom: {secretKeyRef: {name: manifest-secret, key: username}}}
+envFrom: [{prefix: ALL_, secretRef: {name: manifest-secret}}]
 volumeMounts:
 - {name: settings, mountPath: /settings}
 - {name: settings, mountPath: /one/city, subPath: city}
@@ -70,6 +75,8 @@ func TestVolumesOfObjects(t *testing.T) {
 		for script, want := range map[string]string{
 			"cat /settings/city /one/city /all/where/city": "Ann ArborAnn ArborAnn Arbor",
 			"cat /settings/content":                        "Look at this,\nits multiline!",
+			"echo $CITY $USER $ALL_password":               "Ann Arbor example mr0assword",
+			"tr '\\0' '\\n' </proc/1/cmdline | tail -n 3":  "main\nAnn Arbor\nexample",
 			"cat /keys/password /all/username":             "mr0asswordexample",
 			"cat /self/labels":                             "app=\"reader\"\nstage=\"one\"",
 			"readlink /settings/city":                      "..data/city",
