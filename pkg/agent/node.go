@@ -18,6 +18,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/images"
 	"github.com/nodeagent/nodeagent/pkg/images/pause"
+	"github.com/nodeagent/nodeagent/pkg/logs"
 	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/probe"
@@ -36,6 +37,7 @@ type node struct {
 	cgroups *cgroup.Manager
 	workers *podworker.Manager
 	stats   *stats.Reader
+	logs    *logs.Rotator
 }
 
 // awaitPods returns when a container runtime is needed. An agent that serves
@@ -90,6 +92,7 @@ func (a *agent) runNode(ctx context.Context) error {
 		return err
 	}
 	g.Go(func() error { return n.images.Run(ctx) })
+	g.Go(func() error { return n.logs.Run(ctx) })
 	a.store.Notify(n.workers.Wake)
 	a.store.NotifyResources(objects{a.store}.changed(n.workers))
 	a.node.Store(n)
@@ -235,6 +238,11 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 	if err != nil {
 		return nil, err
 	}
+	hook := killHook()
+	n.logs = logs.NewRotator(logs.RotateOptions{
+		Root: a.cfg.PodLogDir, MaxSize: a.cfg.LogMaxSize(), MaxFiles: a.cfg.ContainerLogMaxFiles, Interval: a.cfg.ContainerLogMonitorInterval.Duration,
+		Reopen: client.ReopenLog, Clock: time.Now, Log: a.log, Hook: hook,
+	})
 	memory, _, err := memory()
 	if err != nil {
 		return nil, err
@@ -242,7 +250,7 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 	n.workers = podworker.New(podworker.Options{
 		Store: a.store, Observer: client, Sandboxes: client, Containers: client, Images: n.images, Volumes: a.volumes,
 		Objects: objects{a.store}, Allocatable: a.allocatable,
-		Cgroups: cgroups, Network: a.cni, Recorder: a.events, Metrics: a.metrics, Features: client.Features,
+		Cgroups: cgroups, Network: a.cni, Logs: n.logs, Recorder: a.events, Metrics: a.metrics, Features: client.Features,
 		Probes: probe.New(probe.Options{
 			Runtime: client, Recorder: a.events, Metrics: a.metrics, Clock: time.Now, After: time.After, Log: a.log,
 		}),
@@ -260,7 +268,7 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 			Base: a.cfg.Pods.CrashBackoff.Duration, Max: a.cfg.Pods.CrashBackoffMax.Duration, Reset: a.cfg.Pods.CrashBackoffReset.Duration,
 		},
 		KeepDead: a.cfg.Pods.MaxDeadContainers, MaxStarts: a.cfg.Runtime.MaxParallelStarts,
-		RelistInterval: a.cfg.Runtime.RelistInterval.Duration, Clock: time.Now, Log: a.log, Hook: killHook(),
+		RelistInterval: a.cfg.Runtime.RelistInterval.Duration, Clock: time.Now, Log: a.log, Hook: hook,
 	})
 	image, err := a.sandboxImage(ctx, client)
 	if err != nil {

@@ -111,6 +111,7 @@ func TestEveryFieldSurvivesPrintAndParse(t *testing.T) {
 	c.ManifestURL = "https://example.org/pods"
 	c.Runtime.Endpoint, c.Runtime.CgroupDriver, c.Runtime.CgroupRoot = "unix:///x", "systemd", "/x"
 	c.Listen, c.API.Listen = "127.0.0.1:1", "127.0.0.1:2"
+	c.ContainerLogMaxSize, c.ContainerLogMaxFiles = "1Mi", 2
 	c.ProxyMode, c.Log.Level, c.Log.Format = "none", "debug", "json"
 	c.Proxy = Proxy{
 		ServiceCIDRs: []string{"10.2.0.0/16"}, NodePortRange: "1-2", NodePortAddresses: []string{"primary"},
@@ -346,6 +347,25 @@ func TestValidate(t *testing.T) {
 		tc.set(c)
 		err := Validate(c)
 		if err == nil || !strings.HasPrefix(err.Error(), tc.want) {
+			t.Errorf("got  %v\nwant %s", err, tc.want)
+		}
+	}
+}
+
+func TestValidateLogs(t *testing.T) {
+	for _, tc := range []struct {
+		want, size string
+		files      int
+	}{
+		{`containerLogMaxSize: "x" must be a size such as 10Mi`, "x", 5},
+		{`containerLogMaxSize: "0" leaves no room`, "0", 5},
+		{`containerLogMaxFiles: 1 must be at least 2`, "1Mi", 1},
+		{"", "-1", 2},
+	} {
+		c := &NodeAgentConfiguration{ContainerLogMaxSize: tc.size, ContainerLogMaxFiles: tc.files}
+		Default(c, testHost())
+		err := Validate(c)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.HasPrefix(err.Error(), tc.want) {
 			t.Errorf("got  %v\nwant %s", err, tc.want)
 		}
 	}

@@ -55,6 +55,9 @@ func Default(c *NodeAgentConfiguration, h Host) {
 	str(&c.RunDir, DefaultRunDir)
 	str(&c.PodLogDir, "/var/log/pods")
 	str(&c.ContainerLogDir, "/var/log/containers")
+	str(&c.ContainerLogMaxSize, "10Mi")
+	num(&c.ContainerLogMaxFiles, 5)
+	dur(&c.ContainerLogMonitorInterval, 10*time.Second)
 
 	str(&c.Runtime.Endpoint, EndpointAuto)
 	str(&c.Runtime.CgroupRoot, "/")

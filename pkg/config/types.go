@@ -48,6 +48,15 @@ type NodeAgentConfiguration struct {
 	// PodLogDir and ContainerLogDir: defaults /var/log/pods, /var/log/containers.
 	PodLogDir       string `json:"podLogDir,omitempty"`
 	ContainerLogDir string `json:"containerLogDir,omitempty"`
+	// ContainerLogMaxSize (a quantity) is how large a running container's log
+	// becomes before it is rotated, default 10Mi, negative: never;
+	// ContainerLogMaxFiles how many files it has, the one that is written to
+	// included, default 5.
+	ContainerLogMaxSize  string `json:"containerLogMaxSize,omitempty"`
+	ContainerLogMaxFiles int    `json:"containerLogMaxFiles,omitempty"`
+	// ContainerLogMonitorInterval is how often a log is looked at when nothing
+	// says that it grows. Default 10s.
+	ContainerLogMonitorInterval metav1.Duration `json:"containerLogMonitorInterval,omitempty"`
 
 	Runtime Runtime `json:"runtime,omitzero"`
 	Network Network `json:"network,omitzero"`

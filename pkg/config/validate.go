@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -52,6 +53,7 @@ func problems(c *NodeAgentConfiguration) []*Error {
 	k.runtime(&c.Runtime)
 	k.limits(c)
 	k.resources(c)
+	k.logs(c)
 	k.sysctls(c.Pods.AllowedUnsafeSysctls)
 	k.durations(c)
 	k.servers(c)
@@ -207,6 +209,31 @@ func (k *checker) limits(c *NodeAgentConfiguration) {
 	}
 }
 
+// logs checks how container logs are rotated.
+func (k *checker) logs(c *NodeAgentConfiguration) {
+	if s := c.ContainerLogMaxSize; s != "" {
+		switch q, err := resource.ParseQuantity(s); {
+		case err != nil:
+			k.bad("containerLogMaxSize", "%q must be a size such as 10Mi", s)
+		case q.Sign() == 0:
+			k.bad("containerLogMaxSize", "%q leaves no room for a log; -1 turns rotation off", s)
+		}
+	}
+	if n := c.ContainerLogMaxFiles; n != 0 && n < 2 {
+		k.bad("containerLogMaxFiles", "%d must be at least 2: the file that is written to, and an older one", n)
+	}
+}
+
+// LogMaxSize is ContainerLogMaxSize of a valid configuration in bytes; negative:
+// there is no limit.
+func (c *NodeAgentConfiguration) LogMaxSize() int64 {
+	q, err := resource.ParseQuantity(c.ContainerLogMaxSize)
+	if err != nil {
+		return -1
+	}
+	return q.Value()
+}
+
 // sysctls refuses those of the whole host: no pod has them to itself.
 func (k *checker) sysctls(patterns []string) {
 	for i, s := range patterns {
@@ -230,6 +257,7 @@ func (k *checker) durations(c *NodeAgentConfiguration) {
 		{"manifestsPoll", c.ManifestsPoll, 100 * time.Millisecond},
 		{"manifestURLInterval", c.ManifestURLInterval, 100 * time.Millisecond},
 		{"manifestURLTimeout", c.ManifestURLTimeout, 100 * time.Millisecond},
+		{"containerLogMonitorInterval", c.ContainerLogMonitorInterval, 3 * time.Second},
 		{"runtime.relistInterval", c.Runtime.RelistInterval, 100 * time.Millisecond},
 		{"images.pullBackoff", c.Images.PullBackoff, time.Second},
 		{"images.pullBackoffMax", c.Images.PullBackoffMax, time.Second},

@@ -18,6 +18,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/images"
+	"github.com/nodeagent/nodeagent/pkg/logs"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/probe"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
@@ -77,6 +78,7 @@ func (n *node) ConfigMap(_, name string) (*v1.ConfigMap, error) {
 
 func (n *node) Secret(string, string) (*v1.Secret, error) { return nil, errdefs.ErrNotFound }
 func (n *node) Services(string) []*v1.Service             { return nil }
+func (n *node) Follow(types.UID, []logs.Container)        {}
 
 func newNode(t *testing.T) *node {
 	n := &node{t: t, records: map[types.UID]store.Record{}, finished: map[types.UID]bool{}, pods: map[types.UID]*runtime.Pod{},
@@ -506,7 +508,7 @@ type agent struct {
 func (n *node) agent(dir string, set func(*Options)) *agent {
 	o := Options{
 		Features: func(context.Context) (runtime.Features, error) { return n.features, nil },
-		Store:    n, Observer: n, Sandboxes: n, Containers: n, Images: n, Volumes: n, Cgroups: n, Network: n, Recorder: n, Metrics: n,
+		Store:    n, Observer: n, Sandboxes: n, Containers: n, Images: n, Volumes: n, Cgroups: n, Network: n, Logs: n, Recorder: n, Metrics: n,
 		Probes:  probe.New(probe.Options{Runtime: n, Recorder: n, Metrics: n, Clock: time.Now, After: time.After, Log: slog.New(slog.DiscardHandler)}),
 		Objects: n, Allocatable: func() v1.ResourceList { return nil },
 		Admit:         func(*v1.Pod, []*v1.Pod) *status.Refusal { return nil },

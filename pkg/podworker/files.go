@@ -17,6 +17,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/logs"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/store"
@@ -68,12 +69,14 @@ func (m *Manager) removeContainerFiles(p *v1.Pod, observed *runtime.Pod, id stri
 		}
 		paths := []string{
 			m.logLink(p, c.Name, id),
-			filepath.Join(m.logDir(p), logPath(c.Name, c.Attempt)),
 			m.messageFile(p.UID, c.Name, c.Attempt),
 		}
 		paths = append(paths, m.resourcesFile(p.UID, c.Name, c.Attempt))
 		for _, n := range allNotes {
 			paths = append(paths, m.noteFile(p.UID, c, n))
+		}
+		if err := logs.Remove(m.PodLogDir, filepath.Base(m.logDir(p)), c.Name, c.Attempt); err != nil {
+			m.Log.Warn("cannot remove the log of a container that is gone", "pod", pod.Describe(p), "err", err)
 		}
 		for _, path := range paths {
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/images"
+	"github.com/nodeagent/nodeagent/pkg/logs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
 	"github.com/nodeagent/nodeagent/pkg/store"
 	"github.com/nodeagent/nodeagent/pkg/volumes"
@@ -78,6 +79,12 @@ type Cgroups interface {
 type Network interface {
 	// Creating returns once no collection runs; done lets it run again.
 	Creating() (done func())
+}
+
+// Logs keeps the logs of running containers small.
+type Logs interface {
+	// Follow says which containers of a pod run, in place of what was said before.
+	Follow(uid types.UID, running []logs.Container)
 }
 
 // Recorder records events about a pod; container is empty for the pod itself.

@@ -35,6 +35,7 @@ type Options struct {
 	Volumes    Volumes
 	Cgroups    Cgroups
 	Network    Network
+	Logs       Logs
 	Recorder   Recorder
 	Metrics    Metrics
 	Probes     *probe.Prober
@@ -239,6 +240,7 @@ func (m *Manager) start(uid types.UID, orphan *store.Record) *worker {
 	ctx := m.ctx
 	m.wg.Go(func() {
 		w.run(ctx)
+		m.Logs.Follow(uid, nil)
 		m.mu.Lock()
 		delete(m.workers, uid)
 		for _, other := range m.workers {

@@ -3,6 +3,7 @@ package podworker
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodeagent/nodeagent/pkg/logs"
 	"github.com/nodeagent/nodeagent/pkg/pod"
 	"github.com/nodeagent/nodeagent/pkg/podworker/lifecycle"
 	"github.com/nodeagent/nodeagent/pkg/probe"
@@ -299,11 +301,13 @@ func (w *worker) note(rec store.Record, observed *runtime.Pod) {
 	w.mu.Unlock()
 	w.looked = observed
 	alive := map[string]bool{}
+	var written []logs.Container
 	for i := range observed.Containers {
 		c := &observed.Containers[i]
 		switch c.State {
 		case runtime.StateRunning:
 			alive[c.ID] = true
+			written = append(written, logs.Container{ID: c.ID, PodFolder: filepath.Base(w.m.logDir(rec.Pod)), Name: c.Name, Attempt: c.Attempt})
 			delete(w.waiting, c.Name)
 		case runtime.StateExited:
 			if w.running[c.ID] {
@@ -326,6 +330,7 @@ func (w *worker) note(rec store.Record, observed *runtime.Pod) {
 		}
 	}
 	w.running = alive
+	w.m.Logs.Follow(w.uid, written)
 }
 
 func hasContainer(p *runtime.Pod, id string) bool {

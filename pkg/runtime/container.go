@@ -222,6 +222,12 @@ func (c *Client) removeContainer(ctx context.Context, id string) error {
 	return ignoreNotFound(err)
 }
 
+// ReopenLog has a running container's log opened by its name again.
+func (c *Client) ReopenLog(ctx context.Context, id string) error {
+	_, err := invoke(ctx, c, "reopen_container_log", id, callTimeout, c.rt.ReopenContainerLog, &cri.ReopenContainerLogRequest{ContainerId: id})
+	return err
+}
+
 // ExecSync runs cmd in the container and returns its output and exit code. The
 // error is context.DeadlineExceeded (and errdefs.ErrTransient) when it takes
 // longer than timeout; 0 sets none.

@@ -17,8 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"github.com/nodeagent/nodeagent/pkg/logs"
 	"github.com/nodeagent/nodeagent/pkg/pod"
-	"github.com/nodeagent/nodeagent/pkg/server/logs"
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
 

@@ -3,6 +3,7 @@ package logs
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"io"
 	"os"
@@ -158,45 +159,121 @@ func (p *printer) write(parts ...[]byte) error {
 	return nil
 }
 
-// tailStart returns the offset where the last n lines of f start. A line that
+// tailStart returns the offset where the last n lines of f start, and how many
+// lines there are from there on: fewer than n when there are no more. A line that
 // was split into partial ones counts as one; so does an unfinished last one.
-func tailStart(f *os.File, n int64) (int64, error) {
+func tailStart(f *os.File, n int64) (at, seen int64, err error) {
 	st, err := f.Stat()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	end := st.Size()
 	if n <= 0 || end == 0 {
-		return end, nil
+		return end, 0, nil
 	}
 	buf := make([]byte, 64<<10)
-	if _, err := f.ReadAt(buf[:1], end-1); err != nil {
-		return 0, err
+	if at, err = lastLineStart(f, end, buf); err != nil {
+		return 0, 0, err
 	}
-	// The final line break ends the last line and starts none.
-	if buf[0] == '\n' {
-		end--
-	}
-	at, err := lineStartBefore(f, end, buf)
-	for seen := int64(0); err == nil && at > 0; {
-		var before int64
-		if before, err = lineStartBefore(f, at-1, buf); err != nil {
-			break
-		}
-		var k int
-		k, err = f.ReadAt(buf[:min(128, at-1-before)], before)
+	for at > 0 {
+		before, err := lineStartBefore(f, at-1, buf)
 		if err != nil {
-			break
+			return 0, 0, err
+		}
+		partial, err := partialAt(f, before, at-1, buf)
+		if err != nil {
+			return 0, 0, err
 		}
 		// Only behind a line that is complete does another whole line start.
-		if !parse(buf[:k]).partial {
+		if !partial {
 			if seen++; seen == n {
-				return at, nil
+				return at, n, nil
 			}
 		}
 		at = before
 	}
-	return at, err
+	return 0, seen + 1, nil
+}
+
+// lastLineStart is where the last line of f[:end] starts; end is above 0. The
+// final line break ends the last line and starts none.
+func lastLineStart(f *os.File, end int64, buf []byte) (int64, error) {
+	if _, err := f.ReadAt(buf[:1], end-1); err != nil {
+		return 0, err
+	}
+	if buf[0] == '\n' {
+		end--
+	}
+	return lineStartBefore(f, end, buf)
+}
+
+// partialAt says that the line f[at:end] is one that goes on in the next.
+func partialAt(f *os.File, at, end int64, buf []byte) (bool, error) {
+	k, err := f.ReadAt(buf[:min(lineHead, end-at)], at)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return parse(buf[:k]).partial, nil
+}
+
+// lineHead holds time, stream and tag of a line.
+const lineHead = 128
+
+// endsPartial says that the last line of f goes on elsewhere.
+func endsPartial(f *os.File) (partial, empty bool, err error) {
+	st, err := f.Stat()
+	if err != nil || st.Size() == 0 {
+		return false, true, err
+	}
+	buf := make([]byte, 64<<10)
+	at, err := lastLineStart(f, st.Size(), buf)
+	if err != nil {
+		return false, false, err
+	}
+	partial, err = partialAt(f, at, st.Size(), buf)
+	return partial, false, err
+}
+
+// scanned is what a walk through a packed part has seen.
+type scanned struct {
+	starts  int64 // whole lines
+	partial bool  // the last line goes on elsewhere
+}
+
+// scan walks through a packed part, which cannot be read backwards, up to the
+// start of the whole line with that number, from 0; -1: to its end.
+func (p *part) scan(until int64) (s scanned, at int64, err error) {
+	if _, err := p.f.Seek(0, io.SeekStart); err != nil {
+		return s, 0, p.failed(err)
+	}
+	z, err := gzip.NewReader(p.f)
+	if err != nil {
+		return s, 0, p.failed(err)
+	}
+	in := bufio.NewReaderSize(z, 32<<10)
+	for head := make([]byte, 0, lineHead); ; {
+		b, err := in.ReadSlice('\n')
+		if len(b) > 0 {
+			if len(head) == 0 && !s.partial {
+				if s.starts == until {
+					return s, at, nil
+				}
+				s.starts++
+			}
+			head = append(head, b[:min(len(b), lineHead-len(head))]...)
+			at += int64(len(b))
+		}
+		if err == nil || errors.Is(err, io.EOF) && len(head) > 0 {
+			s.partial = parse(bytes.TrimSuffix(head, []byte{'\n'})).partial
+			head = head[:0]
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return s, at, nil
+		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
+			return s, at, p.failed(err)
+		}
+	}
 }
 
 // lineStartBefore returns the offset after the last line break in f[:end], or 0.

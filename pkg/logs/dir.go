@@ -1,4 +1,5 @@
-// Package logs reads container logs in CRI's format from the pod log folder.
+// Package logs reads container logs in CRI's format from the pod log folder, and
+// keeps them small: it rotates, packs and removes them.
 //
 // The folder's content is written by the runtime on behalf of containers, so
 // nothing in it is trusted: every step from the root down is opened without
@@ -63,25 +64,17 @@ func openBelow(fd int, path, name string) (*os.File, error) {
 // Close releases the folder.
 func (d *Dir) Close() error { return errors.Join(d.f.Close(), d.pod.Close()) }
 
-// Attempts lists the attempts that have a log, newest first. Rotated files
-// (<attempt>.log.<time>) do not count.
+// Attempts lists the attempts that have a log, newest first. One whose file is
+// being rotated has none of that name for a moment.
 func (d *Dir) Attempts() ([]int, error) {
-	// A second descriptor: reading a folder moves the offset that all users of
-	// the first one share.
-	fd, err := unix.Openat(int(d.f.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	names, err := d.names()
 	if err != nil {
-		return nil, openError(d.name, err)
-	}
-	f := os.NewFile(uintptr(fd), d.name)
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("reading log folder %s: %w", d.name, err)
+		return nil, err
 	}
 	var attempts []int
 	for _, name := range names {
-		base, ok := strings.CutSuffix(name, ".log")
-		if !ok {
+		base, rest, _ := strings.Cut(name, ".log")
+		if rest != "" && !stampPattern.MatchString(strings.TrimSuffix(strings.TrimPrefix(rest, "."), packedSuffix)) || !strings.Contains(name, ".log") {
 			continue
 		}
 		if n, err := strconv.Atoi(base); err == nil && n >= 0 && strconv.Itoa(n) == base {
@@ -89,6 +82,7 @@ func (d *Dir) Attempts() ([]int, error) {
 		}
 	}
 	slices.Sort(attempts)
+	attempts = slices.Compact(attempts)
 	slices.Reverse(attempts)
 	return attempts, nil
 }

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-
-	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // maxRawLine bounds one line of the file. CRI runtimes write 16 KiB at most; a
@@ -61,15 +61,21 @@ type reader struct {
 	name  string
 	o     Options
 	p     *printer
-	f     *os.File
-	carry []byte // an unfinished raw line
+	cur   part      // the newest part that was come to; no file: none yet
+	in    io.Reader // its content
+	stamp string    // of the newest part before it
+	carry []byte    // an unfinished raw line
 	watch *fsnotify.Watcher
-	ended bool
+	// settle is when the open part may be left for the one that follows it, and
+	// settled that it has come.
+	settle  <-chan time.Time
+	settled bool
+	ended   bool
 }
 
 func (r *reader) close() {
-	if r.f != nil {
-		_ = r.f.Close()
+	if r.cur.f != nil {
+		_ = r.cur.f.Close()
 	}
 	if r.watch != nil {
 		_ = r.watch.Close()
@@ -84,17 +90,18 @@ func (r *reader) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.openFirst(ctx); err != nil || r.f == nil {
+	parts, err := r.openFirst(ctx)
+	if err != nil {
 		return err
 	}
 	if r.o.TailLines != nil {
-		at, err := tailStart(r.f, *r.o.TailLines)
-		if err != nil {
-			return fmt.Errorf("reading log %s: %w", r.f.Name(), err)
+		if parts, err = lastLines(parts, *r.o.TailLines); err != nil {
+			closeParts(parts)
+			return err
 		}
-		if _, err := r.f.Seek(at, io.SeekStart); err != nil {
-			return fmt.Errorf("reading log %s: %w", r.f.Name(), err)
-		}
+	}
+	if err := r.walk(ctx, parts); err != nil || r.cur.f == nil {
+		return err
 	}
 	for {
 		if err := r.drain(ctx); err != nil {
@@ -116,6 +123,41 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
+// walk goes on to the last of the parts, and prints those before it in full. It
+// closes what it has left behind.
+func (r *reader) walk(ctx context.Context, parts []part) error {
+	for i, p := range parts {
+		if r.cur.f != nil {
+			_ = r.cur.f.Close()
+		}
+		if r.cur.stamp != "" {
+			r.stamp = r.cur.stamp
+		}
+		r.cur, r.in, r.settle, r.settled = p, nil, nil, false
+		last := i == len(parts)-1
+		if !last && r.older(p) {
+			continue
+		}
+		var err error
+		if r.in, err = r.cur.content(); err == nil && !last {
+			if err = r.drain(ctx); err == nil {
+				err = r.rest()
+			}
+		}
+		if err != nil {
+			closeParts(parts[i+1:])
+			return err
+		}
+	}
+	return nil
+}
+
+// older says that all of a part was written before what is asked for.
+func (r *reader) older(p part) bool {
+	st, err := p.f.Stat()
+	return err == nil && !r.o.Since.IsZero() && st.ModTime().Before(r.o.Since)
+}
+
 // startWatch watches the folder through its descriptor, so that a folder that
 // was swapped for a link meanwhile is not followed; and the folder above it,
 // because the removal of one that is held open shows only there.
@@ -133,35 +175,34 @@ func (r *reader) startWatch() error {
 	return nil
 }
 
-// openFirst opens the file; when it is followed and not there yet, it waits
-// for it. r.f stays nil when the container ended without a log.
-func (r *reader) openFirst(ctx context.Context) error {
+// openFirst opens all of the log; when it is followed and not there yet, it waits
+// for it. There is none when the container ended without a log.
+func (r *reader) openFirst(ctx context.Context) ([]part, error) {
 	for {
-		f, err := r.dir.open(r.name)
-		if err == nil {
-			r.f = f
-			return nil
+		parts, err := r.dir.partsAfter(r.name, "")
+		if err != nil || len(parts) > 0 {
+			return parts, err
 		}
-		if !r.o.Follow || !errors.Is(err, errdefs.ErrNotFound) {
-			return err
+		if !r.o.Follow {
+			return nil, openError(filepath.Join(r.dir.name, r.name), unix.ENOENT)
 		}
 		if r.ended || r.dir.gone() {
-			return nil
+			return nil, nil
 		}
 		if err := r.wait(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
 }
 
-// drain reads the open file to its present end.
+// drain reads the open part to its present end.
 func (r *reader) drain(ctx context.Context) error {
 	buf := make([]byte, 32<<10)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := r.f.Read(buf)
+		n, err := r.in.Read(buf)
 		if n > 0 {
 			if err := r.feed(buf[:n]); err != nil {
 				return err
@@ -171,7 +212,7 @@ func (r *reader) drain(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("reading log %s: %w", r.f.Name(), err)
+			return r.cur.failed(err)
 		}
 	}
 }
@@ -210,14 +251,18 @@ func (r *reader) rest() error {
 	return err
 }
 
-// next is called at the end of the open file. It returns true when there may
+// next is called at the end of the open part. It returns true when there may
 // be more to read: the file grew, was truncated, or gave way to a new one.
 func (r *reader) next(ctx context.Context) (bool, error) {
 	for {
 		if again, err := r.swap(ctx); err != nil || again {
 			return again, err
 		}
-		if r.ended || r.dir.gone() {
+		if r.ended {
+			// What was written between the last read and the end.
+			return false, r.drain(ctx)
+		}
+		if r.dir.gone() {
 			return false, nil
 		}
 		if err := r.wait(ctx); err != nil {
@@ -227,61 +272,96 @@ func (r *reader) next(ctx context.Context) (bool, error) {
 		if err != nil || grown {
 			return grown, err
 		}
-		if r.ended {
-			// What was written between the last read and the end.
-			return false, r.drain(ctx)
-		}
 	}
 }
 
 // grown says that the open file has bytes behind our offset, after seeking to
 // its beginning when it was truncated in place.
 func (r *reader) grown() (bool, error) {
-	at, err := r.f.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return false, fmt.Errorf("reading log %s: %w", r.f.Name(), err)
+	if r.cur.packed {
+		return false, nil
 	}
-	st, err := r.f.Stat()
+	at, err := r.cur.f.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return false, fmt.Errorf("reading log %s: %w", r.f.Name(), err)
+		return false, r.cur.failed(err)
+	}
+	st, err := r.cur.f.Stat()
+	if err != nil {
+		return false, r.cur.failed(err)
 	}
 	if st.Size() < at {
 		r.carry = r.carry[:0]
-		_, err := r.f.Seek(0, io.SeekStart)
+		_, err := r.cur.f.Seek(0, io.SeekStart)
 		return true, err
 	}
 	return st.Size() > at, nil
 }
 
-// swap goes on to the file that stands under our name now, when rotation put
-// another one there. The runtime creates the new file before it stops writing
-// to the old one, so the old one is left only when the new one has content (or
-// the container has ended), and is read to its end first.
+// settleTime is how long the runtime may write what it had taken before it
+// reopened its file to the old one, while it writes to the new one already.
+const settleTime = 200 * time.Millisecond
+
+// swap goes on to what was written after the open part, when rotation put
+// another file under its name. The runtime creates the new file before it stops
+// writing to the old one, so the old one is left only when it is not the newest
+// of the rotated ones any more, when the new one has had content for a while, or
+// when the container has ended; it is read to its end first.
 func (r *reader) swap(ctx context.Context) (bool, error) {
-	f, err := r.dir.open(r.name)
-	if errors.Is(err, errdefs.ErrNotFound) {
-		return false, nil
+	if same, err := r.dir.holds(r.name, r.cur.f); err != nil || same {
+		return false, err
 	}
+	parts, err := r.dir.partsAfter(r.name, r.stamp)
 	if err != nil {
 		return false, err
 	}
-	was, err1 := r.f.Stat()
-	now, err2 := f.Stat()
-	if err := errors.Join(err1, err2); err != nil {
-		_ = f.Close()
-		return false, fmt.Errorf("reading log %s: %w", r.f.Name(), err)
+	// The open one is among them under the name that it has now, unless it was removed.
+	stamp := r.stamp
+	for i, p := range parts {
+		if p.is(r.cur.f) {
+			stamp = p.stamp
+			closeParts(parts[:i+1])
+			parts = parts[i+1:]
+			break
+		}
 	}
-	if os.SameFile(was, now) || (now.Size() == 0 && !r.ended) {
-		_ = f.Close()
-		return false, nil
-	}
-	if err := r.drain(ctx); err != nil {
-		_ = f.Close()
+	leave, err := r.mayLeave(parts)
+	if err != nil || !leave {
+		closeParts(parts)
 		return false, err
 	}
-	_ = r.f.Close()
-	r.f = f
-	return true, r.rest()
+	if err := r.drain(ctx); err != nil {
+		closeParts(parts)
+		return false, err
+	}
+	if err := r.rest(); err != nil {
+		closeParts(parts)
+		return false, err
+	}
+	r.cur.stamp = stamp
+	return true, r.walk(ctx, parts)
+}
+
+// mayLeave says whether nothing is written to the open part any more, by what
+// comes after it.
+func (r *reader) mayLeave(newer []part) (bool, error) {
+	switch len(newer) {
+	case 0:
+		return false, nil
+	case 1:
+	default:
+		return true, nil
+	}
+	st, err := newer[0].f.Stat()
+	if err != nil {
+		return false, newer[0].failed(err)
+	}
+	switch {
+	case r.ended || r.settled:
+		return true, nil
+	case st.Size() > 0 && r.settle == nil:
+		r.settle = time.After(settleTime)
+	}
+	return false, nil
 }
 
 // wait returns when something happened in the folder or the container ended.
@@ -295,6 +375,9 @@ func (r *reader) wait(ctx context.Context) error {
 		return ctx.Err()
 	case <-ended:
 		r.ended = true
+		return nil
+	case <-r.settle:
+		r.settle, r.settled = nil, true
 		return nil
 	case _, ok := <-r.watch.Events:
 		if !ok {
