@@ -25,7 +25,7 @@ const (
 // the pod's own end: a restarted agent, whose labels may be others, asks again.
 func IsRefusal(st v1.PodStatus) bool {
 	refusals := []string{ReasonNodeAffinity, ReasonNodePorts, ReasonAppArmor, ReasonSysctl, ReasonGroupsPolicy}
-	return st.Phase == v1.PodFailed && slices.Contains(refusals, st.Reason)
+	return st.Phase == v1.PodFailed && (isOutOf(st.Reason) || slices.Contains(refusals, st.Reason))
 }
 
 // Admission refuses pods whose nodeSelector or node affinity does not match the node,

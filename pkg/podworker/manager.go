@@ -269,18 +269,13 @@ func (m *Manager) observed(e runtime.Event) {
 	m.Wake(e.UID)
 }
 
-// running lists the pods that hold resources of the node, but uid itself.
-func (m *Manager) running(uid types.UID) []*v1.Pod {
+// wakeQueued has the pods look again that waited for another one to be judged.
+func (m *Manager) wakeQueued() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var pods []*v1.Pod
-	for id, w := range m.workers {
-		if id == uid || !w.admitted.Load() {
-			continue
-		}
-		if r, ok := m.Store.ByUID(id); ok && !pod.IsTerminal(r.Pod.Status.Phase) {
-			pods = append(pods, r.Pod)
+	for _, w := range m.workers {
+		if w.queued.Load() {
+			w.poke()
 		}
 	}
-	return pods
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +34,7 @@ type worker struct {
 	probed chan struct{} // a container has become ready or unready
 
 	admitted atomic.Bool
+	queued   atomic.Bool // until pods that come first were judged
 	refused  *status.Refusal
 	// unschedulable is why the pod waits until the node is open to it.
 	unschedulable string
@@ -352,19 +352,22 @@ func (w *worker) admit(rec store.Record, observed *runtime.Pod) bool {
 	defer w.m.admission.Unlock()
 	isNew := len(observed.Sandboxes) == 0
 	if isNew && w.refused == nil {
+		defer w.m.wakeQueued()
 		if w.unschedulable = w.m.Unschedulable(rec.Pod, rec.Source); w.unschedulable != "" {
 			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeWarning, "FailedScheduling", w.unschedulable)
 			return false
 		}
-		running := w.m.running(w.uid)
-		no := w.m.Admit(rec.Pod, running)
-		if no != nil && w.m.Admit(rec.Pod, staying(running)) == nil {
-			// What it lacks comes free: the manager wakes it when a pod has ended.
-			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeNormal, "Waiting", "Waits for another pod to end: "+no.Message)
+		v := w.m.place(rec, w.m.neighbours(rec))
+		if w.queued.Store(v.queued); v.queued {
 			return false
 		}
-		if w.refused = no; no != nil {
-			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeWarning, no.Reason, no.Message)
+		if v.waits != "" {
+			// What it lacks comes free: the manager wakes it when a pod has ended.
+			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeNormal, "Waiting", "Waits for another pod to end: "+v.waits)
+			return false
+		}
+		if w.refused = v.refused; w.refused != nil {
+			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeWarning, w.refused.Reason, w.refused.Message)
 		}
 	}
 	if w.refused != nil {
@@ -375,11 +378,6 @@ func (w *worker) admit(rec store.Record, observed *runtime.Pod) bool {
 	}
 	w.admitted.Store(true)
 	return true
-}
-
-// staying are the pods that are not about to end.
-func staying(pods []*v1.Pod) []*v1.Pod {
-	return slices.DeleteFunc(slices.Clone(pods), func(p *v1.Pod) bool { return p.DeletionTimestamp != nil })
 }
 
 func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {

@@ -86,7 +86,8 @@ func (a agent) install() {
 	}
 	a.write("/etc/nodeagent/manifests/limited.yaml", limited)
 	a.vm.Sh(a, `ctr -n k8s.io images import /root/images.tar && rm /root/images.tar
-printf 'pods:\n  pidsLimit: 100\n' >>/etc/nodeagent/nodeagent.yaml`)
+printf 'pods:\n  pidsLimit: 100\nmemoryReservationPolicy: TieredReservation\nmemoryThrottlingFactor: 0.5\nsystemReserved: {pid: 100}\n' >>/etc/nodeagent/nodeagent.yaml
+echo vm.nr_hugepages=4 >/etc/sysctl.d/60-pods.conf; echo 4 >/proc/sys/vm/nr_hugepages`)
 }
 
 // write puts a file into the guest.
@@ -156,7 +157,8 @@ func (a agent) limits() {
 		!strings.HasPrefix(scope, "cri-containerd-") || !strings.HasSuffix(scope, ".scope") {
 		a.Errorf("the container is in the cgroup %q", path)
 	}
-	out := a.vm.Sh(a, "cd /sys/fs/cgroup"+path+" && tail -n +1 cpu.max cpu.weight memory.max ../cpu.max ../cpu.weight ../memory.max ../hugetlb.2MB.max ../pids.max; "+
+	out := a.vm.Sh(a, "cd /sys/fs/cgroup"+path+" && tail -n +1 cpu.max cpu.weight memory.max memory.high memory.low ../cpu.max ../cpu.weight ../memory.max ../memory.low ../hugetlb.2MB.max ../pids.max "+
+		"../../memory.low ../../../memory.low ../../../memory.min ../../../hugetlb.2MB.max; echo $(($(cat ../../../pids.max) + 100 - $(cat /proc/sys/kernel/threads-max))); "+
 		"systemctl show -P MemoryMax -P TasksMax "+filepath.Base(slice)+"; cat /proc/"+pid+"/oom_score_adj")
 	want := `==> cpu.max <==
 50000 100000
@@ -167,6 +169,12 @@ func (a agent) limits() {
 ==> memory.max <==
 67108864
 
+==> memory.high <==
+41943040
+
+==> memory.low <==
+16777216
+
 ==> ../cpu.max <==
 50000 100000
 
@@ -176,11 +184,27 @@ func (a agent) limits() {
 ==> ../memory.max <==
 67108864
 
+==> ../memory.low <==
+16777216
+
 ==> ../hugetlb.2MB.max <==
 4194304
 
 ==> ../pids.max <==
 100
+
+==> ../../memory.low <==
+16777216
+
+==> ../../../memory.low <==
+16777216
+
+==> ../../../memory.min <==
+16777216
+
+==> ../../../hugetlb.2MB.max <==
+8388608
+0
 67108864
 100
 992
