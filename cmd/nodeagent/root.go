@@ -61,7 +61,7 @@ nodeagent.sock in its run folder, which --run-dir or ` + runDirEnv + ` names.`,
 		commands  []*cobra.Command
 	}{
 		{"node", "The node:", []*cobra.Command{a.runCmd(), a.configCmd(), a.checkCmd(), a.cleanupCmd(), a.imagesCmd(), a.kubeconfigCmd()}},
-		{"look", "Look at pods:", []*cobra.Command{a.getCmd(), a.describeCmd(), a.logsCmd()}},
+		{"look", "Look at pods:", []*cobra.Command{a.getCmd(), a.describeCmd(), a.logsCmd(), a.topCmd()}},
 		{"work", "Work with pods:", []*cobra.Command{a.execCmd(), a.attachCmd(), a.cpCmd(), a.portForwardCmd()}},
 		{"change", "Change pods:", []*cobra.Command{a.applyCmd(), a.deleteCmd(), a.validateCmd()}},
 	}

@@ -137,7 +137,7 @@ func TestDiscovery(t *testing.T) {
 	}
 	var groups metav1.APIGroupList
 	f.call(t, "GET", "/apis", "").code(200).into(&groups)
-	if groups.Kind != "APIGroupList" || len(groups.Groups) != 3 || groups.Groups[0].PreferredVersion.GroupVersion != "discovery.k8s.io/v1" {
+	if groups.Kind != "APIGroupList" || len(groups.Groups) != 4 || groups.Groups[0].PreferredVersion.GroupVersion != "discovery.k8s.io/v1" {
 		t.Errorf("/apis lists %+v", groups)
 	}
 	var group metav1.APIGroup

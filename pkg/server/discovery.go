@@ -101,7 +101,7 @@ func (s *Server) resourceList(gv string) *metav1.APIResourceList {
 		}
 		list.APIResources = append(list.APIResources, metav1.APIResource{
 			Name: v.Resource, SingularName: strings.ToLower(v.Name), Namespaced: v.Namespaced, Kind: v.Name,
-			ShortNames: shortNames[v.Resource], Categories: v.inAll(), Verbs: v.verbs(),
+			ShortNames: v.shortNames(), Categories: v.inAll(), Verbs: v.verbs(),
 		})
 		for _, sub := range v.subresources() {
 			list.APIResources = append(list.APIResources, metav1.APIResource{
@@ -156,7 +156,7 @@ func (v *view) discovered() apidiscovery.APIResourceDiscovery {
 	}
 	r := apidiscovery.APIResourceDiscovery{
 		Resource: v.Resource, ResponseKind: kind(v.Name), Scope: apidiscovery.ScopeCluster, SingularResource: strings.ToLower(v.Name),
-		Verbs: v.verbs(), ShortNames: shortNames[v.Resource], Categories: v.inAll(),
+		Verbs: v.verbs(), ShortNames: v.shortNames(), Categories: v.inAll(),
 	}
 	if v.Namespaced {
 		r.Scope = apidiscovery.ScopeNamespace

@@ -92,6 +92,7 @@ func (s *Server) makeViews() []*view {
 			columns: resourceColumns(kind), row: tables.resource,
 		})
 	}
+	views = append(views, s.metricsViews()...)
 	slices.SortFunc(views, func(a, b *view) int {
 		if a.APIVersion != b.APIVersion {
 			// The core group has no slash, and comes first.
@@ -123,6 +124,13 @@ func (s *Server) groupVersions() (out []string) {
 }
 
 // shortNames are kubectl's.
+func (v *view) shortNames() []string {
+	if v.measured() {
+		return nil // those are the pods' and nodes' own
+	}
+	return shortNames[v.Resource]
+}
+
 var shortNames = map[string][]string{
 	"configmaps": {"cm"}, "endpoints": {"ep"}, "events": {"ev"}, "namespaces": {"ns"}, "nodes": {"no"}, "persistentvolumeclaims": {"pvc"},
 	"persistentvolumes": {"pv"}, "pods": {"po"}, "priorityclasses": {"pc"}, "serviceaccounts": {"sa"}, "services": {"svc"},
@@ -130,7 +138,7 @@ var shortNames = map[string][]string{
 
 // inAll are what `kubectl get all` shows.
 func (v *view) inAll() []string {
-	if v.Resource == "pods" || v.Resource == "services" {
+	if !v.measured() && (v.Resource == "pods" || v.Resource == "services") {
 		return []string{"all"}
 	}
 	return nil
@@ -139,6 +147,8 @@ func (v *view) inAll() []string {
 // verbs are what may be done with objects of the view.
 func (v *view) verbs() metav1.Verbs {
 	switch {
+	case v.measured():
+		return metav1.Verbs{"get", "list"}
 	case v.writer == nil:
 		return metav1.Verbs{"get", "list", "watch"}
 	case v.Resource == nodeKind.Resource:
@@ -161,6 +171,9 @@ type subresource struct {
 // subresources are what is served below an object, in order of their names.
 func (v *view) subresources() []subresource {
 	get, connect := metav1.Verbs{"get"}, metav1.Verbs{"create", "get"}
+	if v.measured() {
+		return nil
+	}
 	status := subresource{name: "status", kind: v.Name, verbs: get}
 	switch v.Resource {
 	case "pods":

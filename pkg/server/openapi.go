@@ -2,12 +2,14 @@ package server
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/nodeagent/nodeagent/pkg/server/openapi"
+	"github.com/nodeagent/nodeagent/pkg/server/usage"
 )
 
 // schemaLife is how long clients may keep a document that they name by its hash.
@@ -25,18 +27,23 @@ func (s *Server) openAPI(w http.ResponseWriter, r *http.Request, path string) er
 	}
 	if path == "" {
 		paths := map[string]any{}
-		for _, gv := range append([]string{"v1"}, s.groupVersions()...) {
+		for _, gv := range s.described() {
 			paths[root(gv)] = map[string]string{"serverRelativeURL": "/openapi/v3/" + root(gv) + "?hash=" + s.schemaHash(gv)}
 		}
 		write(w, format{media: mediaJSON, pretty: f.pretty}, http.StatusOK, map[string]any{"paths": paths})
 		return nil
 	}
-	for _, gv := range append([]string{"v1"}, s.groupVersions()...) {
+	for _, gv := range s.described() {
 		if path == "/"+root(gv) {
 			return s.schemas(w, r, gv)
 		}
 	}
 	return notServed()
+}
+
+// described are the groups and versions with schemas: nobody explains readings.
+func (s *Server) described() []string {
+	return slices.DeleteFunc(append([]string{"v1"}, s.groupVersions()...), func(gv string) bool { return gv == usage.APIVersion })
 }
 
 // mediaOpenAPIv2 is what kubectl takes OpenAPI v2 as.

@@ -122,7 +122,7 @@ func (s *snapshots) find(resource string, revision uint64) ([]record, bool) {
 // there was when the client began.
 func (s *snapshots) fill(list *objectList, v *view, p page, records []record, sel selection, revision uint64) error {
 	if p.After != "" && p.Revision != 0 && p.Revision != revision {
-		old, ok := s.find(v.Resource, p.Revision)
+		old, ok := s.find(v.label(), p.Revision)
 		if !ok {
 			err := apierrors.NewResourceExpired("The provided continue parameter is too old. " +
 				"The continue value of this error goes on with what there is now, which may not fit the pages that came before")
@@ -149,7 +149,7 @@ func (s *snapshots) fill(list *objectList, v *view, p page, records []record, se
 		list.Items = append(list.Items, o)
 	}
 	if left > 0 {
-		s.keep(snapshot{resource: v.Resource, revision: revision, records: records})
+		s.keep(snapshot{resource: v.label(), revision: revision, records: records})
 		list.Continue = pageToken{revision, order(list.Items[len(list.Items)-1])}.String()
 		list.RemainingItemCount = &left
 	}

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	metrics "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 )
@@ -37,6 +38,10 @@ func (k servedKind) empty() manifest.Resource {
 		o = &v1.Event{}
 	case nodeKind.Name:
 		o = &v1.Node{}
+	case podMetricsKind.Name:
+		o = &metrics.PodMetrics{}
+	case nodeMetricsKind.Name:
+		o = &metrics.NodeMetrics{}
 	default:
 		return manifest.New(k.Name)
 	}

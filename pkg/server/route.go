@@ -122,7 +122,7 @@ func (s *Server) probeMetrics(w http.ResponseWriter, r *http.Request) error {
 
 // object routes one object.
 func (s *Server) object(v *view, key pod.Key) route {
-	return route{label: v.Resource, resource: v.Resource, name: key.Name, serve: func(w http.ResponseWriter, r *http.Request) error {
+	return route{label: v.label(), resource: v.Resource, name: key.Name, serve: func(w http.ResponseWriter, r *http.Request) error {
 		switch {
 		case r.Method == http.MethodGet || r.Method == http.MethodHead:
 			return s.getObject(w, r, v, key)
@@ -143,7 +143,7 @@ func (s *Server) subresource(v *view, key pod.Key, sub string) route {
 	if !slices.ContainsFunc(v.subresources(), func(have subresource) bool { return have.name == sub }) {
 		return notFound()
 	}
-	rt := route{label: v.Resource + "/" + sub, resource: v.Resource, name: key.Name}
+	rt := route{label: v.label() + "/" + sub, resource: v.Resource, name: key.Name}
 	if v.Resource == podKind.Resource && (sub == "status" || sub == "ephemeralcontainers" || sub == "resize") {
 		rt.serve = func(w http.ResponseWriter, r *http.Request) error { return s.amendPod(w, r, v, key, sub) }
 		return rt
@@ -173,7 +173,7 @@ func (s *Server) subresource(v *view, key pod.Key, sub string) route {
 
 // collection routes lists, watches and what is done to whole collections.
 func (s *Server) collection(r *http.Request, v *view, namespace string) route {
-	rt := route{label: v.Resource, resource: v.Resource}
+	rt := route{label: v.label(), resource: v.Resource}
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead
 	watching, err := boolParam(r.URL.Query(), "watch")
 	if err != nil {
@@ -183,6 +183,7 @@ func (s *Server) collection(r *http.Request, v *view, namespace string) route {
 	rt.long = read && watching
 	rt.serve = func(w http.ResponseWriter, r *http.Request) error {
 		switch {
+		case read && watching && !v.can("watch"):
 		case read && watching:
 			return s.watchObjects(w, r, v, namespace)
 		case read:

@@ -97,7 +97,8 @@ func (r *Reader) Node(detail Detail) (Node, error) {
 	if n.Capacity, n.SwapTotal, err = r.meminfo(f, &n.Memory); err != nil {
 		return n, err
 	}
-	r.rate(&n.Cgroup, time.Time{})
+	n.Booted = r.booted(f)
+	r.rate(&n.Cgroup, n.Booted)
 	if b, ok := f.read(r.o.Proc, "loadavg"); ok {
 		// "0.00 0.01 0.05 1/123 4567": running and all threads.
 		if fields := bytes.Fields(b); len(fields) > 3 {
@@ -106,7 +107,6 @@ func (r *Reader) Node(detail Detail) (Node, error) {
 		}
 	}
 	n.MaxPID = r.maxPID(f)
-	n.Booted = r.booted(f)
 	if detail == Full {
 		n.DefaultInterface = r.defaultInterface(f)
 		// A veth's other end is a pod's interface already.

@@ -172,6 +172,11 @@ func (k kubectl) look(t *testing.T) {
 	k.run(t, "", "explain service --recursive", "clusterIPs")
 	k.run(t, "", "logs web", "hello")
 	k.run(t, "", "logs -l app=web --all-containers --prefix --timestamps --tail=1", "[pod/web/main]")
+	k.run(t, "", "top pods", "NAME", "CPU(cores)", "web", "from-file")
+	k.run(t, "", "top pods -A --containers -l app=web --sort-by=memory", "NAMESPACE", "POD", "web", "main")
+	k.run(t, "", "top pod web --no-headers --sum", "web")
+	k.run(t, "", "top pods --field-selector=metadata.name=web", "web")
+	k.run(t, "", "top nodes --sort-by=cpu", "NAME", "CPU(%)", "%")
 	k.refused(t, "", "delete pod from-file", "Forbidden", "file.yaml")
 	k.refused(t, "", "label pod from-file x=y", "Forbidden", "file.yaml")
 }
