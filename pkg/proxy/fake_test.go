@@ -31,7 +31,9 @@ type kernel struct {
 	fail  map[string]error // by what is done: "apply nftables"
 	lost  bool             // somebody flushed the rules
 	tell  []func()         // who watches
-	takes time.Duration    // each Apply
+	// mended says that a watcher has put something right by itself.
+	mended func()
+	takes  time.Duration // each Apply
 }
 
 func (k *kernel) did(what string) error {
@@ -118,6 +120,12 @@ func (b *fakeBackend) Watch() (proxy.Watcher, error) {
 	b.k.mu.Lock()
 	defer b.k.mu.Unlock()
 	return b, b.k.fail["watch "+b.name]
+}
+
+func (b *fakeBackend) Mended(f func()) {
+	b.k.mu.Lock()
+	defer b.k.mu.Unlock()
+	b.k.mended = f
 }
 
 func (b *fakeBackend) Run(ctx context.Context, changed func()) error {

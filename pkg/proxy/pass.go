@@ -61,8 +61,7 @@ func (p *Proxy) apply(ctx context.Context, node *plan.Node, news pending) (err e
 		r.repairs.take(p.o.Clock(), 1)
 		r.backend.Forget()
 		r.full = true
-		p.nodeEvent(corev1.EventTypeWarning, "ProxyRulesChanged", fmt.Sprintf(
-			"somebody else changed the %s rules of Services: they are put back. Programs that do so: firewalld, iptables -F, nft flush ruleset, another proxy", r.mode.Name))
+		p.rulesChanged()
 	}
 	if err := p.note(ctx); err != nil {
 		return err
@@ -90,6 +89,12 @@ func (p *Proxy) apply(ctx context.Context, node *plan.Node, news pending) (err e
 	}
 	p.countNoLocal(now)
 	return nil
+}
+
+// rulesChanged says that others' changes are put right.
+func (p *Proxy) rulesChanged() {
+	p.nodeEvent(corev1.EventTypeWarning, "ProxyRulesChanged", fmt.Sprintf(
+		"somebody else changed the %s rules of Services: they are put back. Programs that do so: firewalld, iptables -F, nft flush ruleset, another proxy", p.run.mode.Name))
 }
 
 // cleanFlows removes UDP flows that lead nowhere any more. They are a list of

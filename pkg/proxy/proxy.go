@@ -290,6 +290,10 @@ type Watcher interface {
 	Run(ctx context.Context, changed func()) error
 }
 
+// Mender is a Watcher that puts single things right by itself; it calls f each
+// time, which does not wait.
+type Mender interface{ Mended(f func()) }
+
 // Addresses are those of the node's interfaces.
 type Addresses interface {
 	List() ([]netip.Addr, error)

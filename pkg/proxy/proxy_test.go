@@ -246,6 +246,23 @@ func TestOthersChangeTheRules(t *testing.T) {
 	})
 }
 
+// What a watcher puts right by itself is an event, and needs no pass.
+func TestOthersChangeOneThing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		defer w.stop()
+		w.p.Synced("local")
+		w.settle(time.Minute)
+		w.did()
+		w.k.mended()
+		synctest.Wait()
+		if did := w.did(); !w.said("Node ProxyRulesChanged") || len(did) > 0 {
+			t.Errorf("no event, or passes: %v", did)
+		}
+	})
+}
+
 func TestWatchThatCannotBegin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -179,6 +179,9 @@ func (p *Proxy) nodeEvent(eventType, reason, message string) {
 func (p *Proxy) follow(ctx context.Context, watch Watcher, err error) {
 	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
 		if err == nil {
+			if m, ok := watch.(Mender); ok {
+				m.Mended(p.rulesChanged)
+			}
 			err = watch.Run(ctx, p.foreign)
 		}
 		if ctx.Err() != nil {
