@@ -42,6 +42,7 @@ type Monitor struct {
 
 	mu     sync.Mutex
 	closed bool
+	port   uint32 // Known's
 	spans  []span
 }
 
@@ -127,7 +128,7 @@ func (m *Monitor) Run(ctx context.Context, w Watcher) error {
 				continue
 			}
 			id, ok := generationID(msg.Data)
-			if len(touched) > 0 && (!ok || !m.own(id)) {
+			if len(touched) > 0 && !m.known(msg.Header.Pid) && (!ok || !m.own(id)) {
 				w.Changed(touched, text(msg.Data, unix.NFTA_GEN_PROC_NAME))
 			}
 			clear(touched)
@@ -148,6 +149,23 @@ func part(messageType uint16, message []byte) Part {
 		p.Chain = text(message, attrChainName)
 	}
 	return p
+}
+
+// Known tells the port of a netlink socket that stays open, and that only our own
+// transactions are made with: these need not be Counted. A nil monitor takes it.
+func (m *Monitor) Known(port uint32) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.port = port
+}
+
+func (m *Monitor) known(port uint32) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.port != 0 && m.port == port
 }
 
 // own says that we made the transaction; it waits for one under way.

@@ -86,16 +86,16 @@ func (b *Batch) value(text string) bool {
 		return err == nil
 	}
 	chain, jump := strings.CutPrefix(text, "goto ")
-	if !jump && text != "drop" {
+	code, known := verdicts[text]
+	if jump {
+		code, known = unix.NFT_GOTO, true
+	}
+	if !known {
 		data, ok := words(text)
 		b.attribute(unix.NFTA_DATA_VALUE, data)
 		return ok
 	}
 	b.nest(unix.NFTA_DATA_VERDICT, func() {
-		code := int32(unix.NFT_GOTO)
-		if !jump {
-			code = 0 // NF_DROP
-		}
 		b.attribute(unix.NFTA_VERDICT_CODE, binary.BigEndian.AppendUint32(nil, uint32(code)))
 		if jump {
 			b.text(unix.NFTA_VERDICT_CHAIN, chain)
@@ -103,6 +103,9 @@ func (b *Batch) value(text string) bool {
 	})
 	return true
 }
+
+// verdicts that lead to no chain: NF_DROP, NF_ACCEPT.
+var verdicts = map[string]int32{"drop": 0, "accept": 1, "return": unix.NFT_RETURN}
 
 // words are the registers that hold "ADDRESS . PROTOCOL . PORT . SLOT", or a
 // part of it: each begins a new one of four bytes.
@@ -176,17 +179,45 @@ func (b *Batch) nest(kind uint16, f func()) {
 // transaction removes something, the kernel makes whoever closes a socket wait
 // until nobody looks at that any more, which is tens of milliseconds. The zero
 // value is ready for use, by one goroutine at a time.
-type Socket struct{ file *os.File }
+type Socket struct {
+	file *os.File
+	port uint32
+}
 
-// Send makes the transaction, in the network namespace that the calling thread
-// was in when the first one was sent.
+// Opened says that it is open.
+func (s *Socket) Opened() bool { return s.file != nil }
+
+// Open opens it, if it is not yet, in the network namespace of the calling
+// thread.
+func (s *Socket) Open() error {
+	if s.file != nil {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return fmt.Errorf("nftables: %w", os.NewSyscallError("socket", err))
+	}
+	err = os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
+	var own unix.Sockaddr
+	if err == nil {
+		own, err = unix.Getsockname(fd)
+	}
+	if err != nil {
+		return fmt.Errorf("nftables: %w", errors.Join(err, unix.Close(fd)))
+	}
+	s.file = os.NewFile(uintptr(fd), "nftables")
+	s.port = own.(*unix.SockaddrNetlink).Pid
+	return nil
+}
+
+// Port is what the kernel knows the socket by while it is open, and nobody else
+// has: it names it when it tells of a transaction.
+func (s *Socket) Port() uint32 { return s.port }
+
+// Send makes the transaction; it opens the socket before the first one.
 func (s *Socket) Send(b *Batch) error {
-	if s.file == nil {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
-		if err != nil {
-			return fmt.Errorf("nftables: %w", os.NewSyscallError("socket", err))
-		}
-		s.file = os.NewFile(uintptr(fd), "nftables")
+	if err := s.Open(); err != nil {
+		return err
 	}
 	b.message(unix.NFNL_MSG_BATCH_END, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
 	if err := b.send(int(s.file.Fd())); err != nil {

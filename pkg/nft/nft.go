@@ -118,6 +118,11 @@ func (e *Elements) Difference(before, after []Element) {
 // Addrs is the difference of two sorted lists of addresses.
 func (e *Elements) Addrs(set string, old, now []netip.Addr, text func(netip.Addr) string) {
 	gone, added := ruleset.DiffAddrs(old, now)
+	e.Moves(set, gone, added, text)
+}
+
+// Moves takes out addresses and puts in others.
+func (e *Elements) Moves(set string, gone, added []netip.Addr, text func(netip.Addr) string) {
 	for _, a := range gone {
 		if e.has(a) {
 			put(e.del, set, text(a))

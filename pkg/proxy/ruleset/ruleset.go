@@ -295,6 +295,16 @@ func DiffAddrs(old, now []netip.Addr) (gone, added []netip.Addr) {
 	if len(old) == len(now) && len(old) > 0 && &old[0] == &now[0] {
 		return nil, nil
 	}
+	// What both begin and end with is nearly all, and is passed over sooner here.
+	n := min(len(old), len(now))
+	i := 0
+	for i < n && old[i] == now[i] {
+		i++
+	}
+	old, now = old[i:], now[i:]
+	for len(old) > 0 && len(now) > 0 && old[len(old)-1] == now[len(now)-1] {
+		old, now = old[:len(old)-1], now[:len(now)-1]
+	}
 	for len(old) > 0 && len(now) > 0 {
 		switch {
 		case old[0] == now[0]:

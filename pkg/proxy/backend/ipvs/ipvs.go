@@ -24,6 +24,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
+
 	"github.com/nodeagent/nodeagent/pkg/nfmonitor"
 	"github.com/nodeagent/nodeagent/pkg/nft"
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
@@ -62,14 +64,18 @@ type Backend struct {
 	net    *network
 	socket nft.Socket
 	loaded bool // the kernel holds what Apply was last told
+	// changes counts what we did to virtual services.
+	changes uint64
 
 	have    state
 	marks   *marks
+	places  places
 	routes  map[netip.Prefix]bool
-	virtual []netip.Addr
-	spare   []netip.Addr // memory for the next virtual
-	sources sources      // in the routes
+	sources sources // in the routes
 	monitor *nfmonitor.Monitor
+	route   *nl.NetlinkSocket // tells of routes, addresses and links, if not nil
+	buf     []byte            // of what it tells
+	news    news
 	// draining is when each destination was first seen at weight 0.
 	draining map[drain]time.Time
 }
@@ -122,22 +128,21 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 		old = ruleset.Ruleset{}
 	}
 	b.loaded = false
-	own, err := b.net.addresses()
+	own, ways, err := b.around()
 	if err != nil {
 		return err
 	}
-	routes, virtual := destinations(&now, own, b.spare)
 	changes := ruleset.Diff(old, now)
-	services, elements, err := b.plan(full, old, now, changes, virtual)
+	moves := b.places.change(old, now, changes, own)
+	services, elements, err := b.plan(full, old, now, changes, moves)
 	if err != nil {
 		return err
 	}
 	if err := b.program(ctx, full, now.Node, elements); err != nil {
 		return fmt.Errorf("program %d Service frontends: %w", len(changes), err)
 	}
-	b.virtual, b.spare = virtual, b.virtual
-	wanted := make(map[netip.Prefix]bool, len(routes))
-	if err := b.addRoutes(routes, wanted); err != nil {
+	add, remove := b.routing(full, now.Node.ServiceCIDRs, moves, ways)
+	if err := b.addRoutes(add, ways); err != nil {
 		return err
 	}
 	for _, s := range services {
@@ -145,7 +150,7 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 			return err
 		}
 	}
-	if err := b.removeRoutes(wanted); err != nil {
+	if err := b.removeRoutes(remove); err != nil {
 		return err
 	}
 	b.loaded = true
@@ -170,7 +175,7 @@ func (t target) steps(have *service, cidrs []netip.Prefix) []step {
 // plan decides: virtual services in their order, and each family's elements.
 // With full everything is a change, and what else the kernel holds of ours has
 // to go.
-func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Change, virtual []netip.Addr) ([]target, []*nft.Elements, error) {
+func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Change, moves moves) ([]target, []*nft.Elements, error) {
 	targets := map[key]*service{}
 	if full {
 		for k := range b.have {
@@ -207,6 +212,7 @@ func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Ch
 		before, after = append(before, b4), append(after, af)
 	}
 	var elements []*nft.Elements
+	alone, looped := ruleset.DiffAddrs(old.Hairpin, now.Hairpin)
 	for _, f := range families {
 		t := nft.NewElements(f.has)
 		for i, c := range changes {
@@ -214,8 +220,8 @@ func (b *Backend) plan(full bool, old, now ruleset.Ruleset, changes []ruleset.Ch
 				t.Difference(before[i], after[i])
 			}
 		}
-		t.Addrs("virtual", b.virtual, virtual, func(a netip.Addr) string { return a.String() + " : goto refuse" })
-		t.Addrs("hairpin", old.Hairpin, now.Hairpin, func(a netip.Addr) string { return a.String() + " . " + a.String() })
+		t.Moves("virtual", moves.real, moves.virtual, func(a netip.Addr) string { return a.String() + " : return" })
+		t.Moves("hairpin", alone, looped, func(a netip.Addr) string { return a.String() + " . " + a.String() })
 		elements = append(elements, t)
 	}
 	out := make([]target, 0, len(targets))
@@ -234,6 +240,7 @@ func (b *Backend) do(steps []step) error {
 		}
 		b.have.apply(s)
 		b.remember(s)
+		b.changes++
 	}
 	return nil
 }
@@ -277,7 +284,8 @@ func (b *Backend) load(now ruleset.Ruleset) error {
 	if err != nil {
 		return err
 	}
-	b.have, b.marks, b.virtual = state{}, newMarks(), nil
+	b.have, b.marks, b.places = state{}, newMarks(), places{}
+	b.changes++
 	clear(b.draining)
 	for _, s := range all {
 		b.have[s.key] = &s
@@ -305,37 +313,6 @@ func owns(k key, routes map[netip.Prefix]bool) bool {
 		}
 	}
 	return false
-}
-
-// addRoutes adds those that are not there, or all, again, when the source is
-// another one.
-func (b *Backend) addRoutes(routes []netip.Prefix, wanted map[netip.Prefix]bool) error {
-	now := b.net.sources()
-	for _, p := range routes {
-		wanted[p] = true
-		if b.routes[p] && b.sources.of(p) == now.of(p) {
-			continue
-		}
-		if err := b.net.add(p, now.of(p)); err != nil {
-			return err
-		}
-		b.routes[p] = true
-	}
-	b.sources = now
-	return nil
-}
-
-func (b *Backend) removeRoutes(wanted map[netip.Prefix]bool) error {
-	for p := range b.routes {
-		if wanted[p] {
-			continue
-		}
-		delete(b.routes, p)
-		if err := b.net.remove(p); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Forget makes the next Apply read the kernel and put right what differs.

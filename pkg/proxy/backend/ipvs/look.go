@@ -3,12 +3,10 @@ package ipvs
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"io/fs"
 	"net/netip"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/nodeagent/nodeagent/pkg/proxy/ruleset"
@@ -23,8 +21,11 @@ import (
 const (
 	// lookAgain is how long a change by others may stay; but looking takes one
 	// part in lookShare of the time at most.
-	lookAgain = 500 * time.Millisecond
-	lookShare = 6
+	lookAgain = 400 * time.Millisecond
+	lookShare = 4
+	// atOnce are the bytes of text that are compared before somebody else gets
+	// the lock.
+	atOnce = 8 << 10
 	// inTurn are asked for by name at each look.
 	inTurn = 64
 	// mendAtOnce are asked for and put right before somebody else gets the lock.
@@ -63,21 +64,19 @@ func (w *Watch) once() (foreign string, err error) {
 		b.mu.Unlock()
 		return foreign, err
 	}
-	table := b.table
+	table, changes := b.table, b.changes
 	b.mu.Unlock()
 	// Changes that are made meanwhile are suspects, and found to be all right.
-	if w.buf, err = table.text(w.buf); errors.Is(err, os.ErrClosed) {
+	if w.text, err = table.text(w.text); errors.Is(err, os.ErrClosed) {
 		return "", nil
 	} else if err != nil {
 		return "", err
 	}
-	b.mu.Lock()
-	suspects := w.suspects(w.buf)
-	b.mu.Unlock()
+	suspects := w.suspects(changes)
 	mended := 0
 	for len(suspects) > 0 {
 		n := min(mendAtOnce, len(suspects))
-		changed, err := b.mend(suspects[:n])
+		changed, err := w.mend(suspects[:n])
 		if err != nil {
 			return "", err
 		}
@@ -90,14 +89,63 @@ func (w *Watch) once() (foreign string, err error) {
 }
 
 // suspects are the virtual services that may not be as we remember them, those
-// that have a server to take out, and those whose turn it is. The caller holds
-// the lock.
-func (w *Watch) suspects(text []byte) (out []key) {
+// that have a server to take out, and those whose turn it is. changes is what
+// they were before the text was read.
+func (w *Watch) suspects(changes uint64) (out []key) {
 	b := w.b
+	w.round++
+	parts, whole := w.different(changes)
+	for _, p := range parts {
+		out = append(out, w.compare(w.text[p.from:p.to])...)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.loaded {
+		w.clean = 0
+		return nil
+	}
+	if whole {
+		for k, s := range b.have {
+			if s.seen != w.round {
+				out = append(out, k)
+			}
+		}
+	} else {
+		for _, p := range parts {
+			read(w.before[p.from:p.to], func(s *service) {
+				if have := b.have[s.key]; have != nil && have.seen != w.round {
+					out = append(out, s.key)
+				}
+			})
+		}
+	}
+	for at := range b.draining {
+		if b.late(at) {
+			out = append(out, at.of)
+		}
+	}
+	if w.clean = 0; len(out) == 0 && b.changes == changes {
+		w.clean = changes
+	}
+	w.text, w.before = w.before, w.text
+	if len(w.turn) == 0 {
+		for k := range b.have {
+			w.turn = append(w.turn, k)
+		}
+	}
+	n := min(inTurn, len(w.turn))
+	out, w.turn = append(out, w.turn[:n]...), w.turn[n:]
+	return out
+}
+
+// compare finds suspects in a part of the text.
+func (w *Watch) compare(text []byte) (out []key) {
+	b := w.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if !b.loaded {
 		return nil
 	}
-	w.round++
 	read(text, func(s *service) {
 		have := b.have[s.key]
 		if have == nil {
@@ -112,19 +160,55 @@ func (w *Watch) suspects(text []byte) (out []key) {
 			out = append(out, s.key)
 		}
 	})
-	for k, s := range b.have {
-		if s.seen != w.round {
-			out = append(out, k)
-		}
-	}
-	if len(w.turn) == 0 {
-		for k := range b.have {
-			w.turn = append(w.turn, k)
-		}
-	}
-	n := min(inTurn, len(w.turn))
-	out, w.turn = append(out, w.turn[:n]...), w.turn[n:]
 	return out
+}
+
+// part is a piece of the text, of whole virtual services.
+type part struct{ from, to int }
+
+// different are the parts of the text that are not as they were at the last look
+// (most connections come and go without a change of its length), or else the
+// whole of it in parts: when there was something to put right, and when it is
+// not known to be as it was.
+func (w *Watch) different(changes uint64) (parts []part, whole bool) {
+	text, before := w.text, w.before
+	if w.clean == changes && len(text) == len(before) {
+		const size = 4 << 10
+		for at := 0; at < len(text); {
+			end := min(at+size, len(text))
+			if bytes.Equal(text[at:end], before[at:end]) {
+				at = end
+				continue
+			}
+			p := enclosing(text, at, end)
+			if p != enclosing(before, at, end) {
+				whole = true
+				break
+			}
+			parts = append(parts, p)
+			at = p.to
+		}
+		if !whole {
+			return parts, false
+		}
+		parts = nil
+	}
+	for at := 0; at < len(text); at = parts[len(parts)-1].to {
+		parts = append(parts, part{at, enclosing(text, at, min(at+atOnce, len(text))).to})
+	}
+	return parts, true
+}
+
+// enclosing is the part that has at least these bytes.
+func enclosing(text []byte, from, to int) part {
+	begins := func(at int) bool { return at == len(text) || text[at] != ' ' && (at == 0 || text[at-1] == '\n') }
+	for from > 0 && !begins(from) {
+		from--
+	}
+	for to < len(text) && !begins(to) {
+		to++
+	}
+	return part{from, to}
 }
 
 // done says that a server is to be taken out: it gets nothing new, and has no
@@ -148,7 +232,8 @@ func (b *Backend) late(at drain) bool {
 
 // mend puts right what others did to these, and takes out the servers that are
 // done. It says how many it found changed.
-func (b *Backend) mend(suspects []key) (changed int, err error) {
+func (w *Watch) mend(suspects []key) (changed int, err error) {
+	b := w.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.loaded {
@@ -165,7 +250,7 @@ func (b *Backend) mend(suspects []key) (changed int, err error) {
 		}
 		if have == nil || is == nil || !have.like(is) {
 			changed++
-			b.opts.Log.Warn(putRight, "what", "IPVS: "+k.String())
+			w.say("IPVS: " + k.String())
 			for _, s := range repair(is, have) {
 				if err := b.tell(s); err != nil {
 					return 0, err
@@ -256,137 +341,4 @@ func (s *service) like(o *service) bool {
 func absent() bool {
 	_, err := os.Stat(shownIn)
 	return errors.Is(err, fs.ErrNotExist)
-}
-
-// read calls each with the virtual services of IPVS's text, one after the
-// other in the same place. A line is
-//
-//	TCP  0A600001:0050 rr persistent 10800 FFFFFFFF
-//	  -> 0A010001:1F90      Masq    1      0          0
-//	UDP  [fd00:0060:0000:0000:0000:0000:0000:0001]:0035 rr
-//	FWM  4E0000AB mh
-func read(text []byte, each func(*service)) {
-	var s service
-	known := false
-	end := func() {
-		if known {
-			s.sort()
-			each(&s)
-		}
-		known = false
-	}
-	for len(text) > 0 {
-		var line []byte
-		line, text, _ = bytes.Cut(text, []byte("\n"))
-		first, rest := word(line)
-		if string(first) != "->" {
-			end()
-			known = s.head(first, rest)
-		} else if known {
-			if d, ok := server(rest); ok {
-				s.dests = append(s.dests, d)
-			}
-		}
-	}
-	end()
-}
-
-// head reads the line of a virtual service; others it does not know.
-func (s *service) head(kind, rest []byte) bool {
-	at, rest := word(rest)
-	s.key, s.dests, s.timeout = key{}, s.dests[:0], 0
-	switch string(kind) {
-	case "FWM":
-		n, err := strconv.ParseUint(string(at), 16, 32)
-		if err != nil {
-			return false
-		}
-		s.key.mark = mark(n)
-	case "TCP", "UDP", "SCTP":
-		a, ok := shownAddr(at)
-		if !ok {
-			return false
-		}
-		s.key = key{addr: a.Addr(), proto: protoNamed(string(kind)), port: a.Port()}
-	default:
-		return false
-	}
-	scheduler, rest := word(rest)
-	if string(scheduler) != s.scheduler {
-		s.scheduler = string(scheduler)
-	}
-	for len(rest) > 0 {
-		var w []byte
-		if w, rest = word(rest); string(w) == "persistent" {
-			w, rest = word(rest)
-			n, _ := strconv.ParseUint(string(w), 10, 32)
-			s.timeout = uint32(n)
-		}
-	}
-	return true
-}
-
-func protoNamed(name string) ruleset.Proto {
-	switch name {
-	case "UDP":
-		return ruleset.UDP
-	case "SCTP":
-		return ruleset.SCTP
-	}
-	return ruleset.TCP
-}
-
-// server reads what is behind the arrow.
-func server(line []byte) (d destination, ok bool) {
-	at, line := word(line)
-	if d.addr, ok = shownAddr(at); !ok {
-		return d, false
-	}
-	way, line := word(line)
-	var numbers [3]int // weight, active and other connections
-	for i := range numbers {
-		var w []byte
-		w, line = word(line)
-		n, err := strconv.Atoi(string(w))
-		if err != nil {
-			return d, false
-		}
-		numbers[i] = n
-	}
-	d.weight, d.conns = numbers[0], numbers[1]+numbers[2]
-	if string(way) != "Masq" {
-		d.weight = foreignWeight
-	}
-	return d, true
-}
-
-func word(line []byte) (first, rest []byte) {
-	line = bytes.TrimLeft(line, " ")
-	if i := bytes.IndexByte(line, ' '); i >= 0 {
-		return line[:i], line[i:]
-	}
-	return line, nil
-}
-
-// shownAddr reads ADDRESS:PORT, both in hexadecimal digits.
-func shownAddr(text []byte) (netip.AddrPort, bool) {
-	var digits [36]byte
-	n := 0
-	for _, c := range text {
-		if c == ':' || c == '[' || c == ']' {
-			continue
-		}
-		if n == len(digits) {
-			return netip.AddrPort{}, false
-		}
-		digits[n] = c
-		n++
-	}
-	var raw [18]byte
-	size, err := hex.Decode(raw[:], digits[:n])
-	if err != nil || size < 2 {
-		return netip.AddrPort{}, false
-	}
-	addr, ok := netip.AddrFromSlice(raw[:size-2])
-	return netip.AddrPortFrom(addr, uint16(raw[size-2])<<8|uint16(raw[size-1])), ok
 }

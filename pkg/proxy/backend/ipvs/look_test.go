@@ -3,8 +3,10 @@ package ipvs
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +25,9 @@ func (f *fakeTable) close()                                 {}
 // text writes as the kernel does; it leaves out what is hidden.
 func (f *fakeTable) text(buf []byte) ([]byte, error) {
 	b := []byte("IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n")
-	for k, s := range f.now() {
+	now := f.now()
+	for _, k := range slices.SortedFunc(maps.Keys(now), key.compare) {
+		s := now[k]
 		if f.hidden == k {
 			continue
 		}
@@ -92,11 +96,12 @@ func unlike(got, want state) (out string) {
 // looked looks once, but for the routes.
 func (w *Watch) looked(t *testing.T) (changed int) {
 	t.Helper()
-	text, err := w.b.table.text(nil)
-	if err != nil {
+	changes := w.b.changes
+	var err error
+	if w.text, err = w.b.table.text(w.text); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err = w.b.mend(w.suspects(text)); err != nil {
+	if changed, err = w.mend(w.suspects(changes)); err != nil {
 		t.Fatal(err)
 	}
 	return changed
@@ -122,21 +127,68 @@ func TestLookPutsRight(t *testing.T) {
 		"the affinity's time":  {what: putService, exists: true, of: service{key: keys[7], scheduler: "mh", flags: flagFallback, timeout: 5}},
 		"nobody's in the text": {what: putService, exists: true, of: of(keys[6])},
 	} {
-		fake.hidden = key{}
-		if name == "nobody's in the text" {
-			fake.hidden = keys[6]
+		for _, known := range []bool{false, true} { // that all was well before
+			fake.hidden = key{}
+			w.clean = 0
+			if known && (w.looked(t) != 0 || w.clean == 0) {
+				t.Fatalf("%s: there is something to put right before", name)
+			}
+			if name == "nobody's in the text" {
+				fake.hidden = keys[6]
+			}
+			if err := fake.do(change); err != nil {
+				t.Fatal(err)
+			}
+			fake.asked = 0
+			changed := w.looked(t)
+			if got := fake.now(); !reflect.DeepEqual(got, want) {
+				t.Errorf("%s: not put right: %s", name, unlike(got, want))
+			}
+			if noChange := strings.HasPrefix(name, "no"); noChange != (changed == 0) || changed > 1 || fake.asked > inTurn+1 {
+				t.Errorf("%s: %d changes found, %d asked for by name", name, changed, fake.asked)
+			}
 		}
-		if err := fake.do(change); err != nil {
+	}
+}
+
+// Of a text that was well before and is as long, only what differs is compared:
+// a connection more, a virtual service in the place of another one.
+func TestLookComparesWhatDiffers(t *testing.T) {
+	w, fake, keys := looker(t)
+	w.looked(t)
+	fake.conns[netip.MustParseAddrPort("[fd00:1::1]:8080")] = 3 // of two virtual services
+	sizes := func() (bytes int, whole bool) {
+		changes := w.b.changes
+		w.text, _ = fake.text(w.text)
+		parts, whole := w.different(changes)
+		for _, p := range parts {
+			bytes += p.to - p.from
+		}
+		return bytes, whole
+	}
+	if n, whole := sizes(); whole || n == 0 || n > 3*4096 {
+		t.Errorf("a connection more: %d bytes of %d, all: %t", n, len(w.text), whole)
+	}
+	w.looked(t)
+	if n, whole := sizes(); whole || n != 0 {
+		t.Errorf("nothing: %d bytes of %d, all: %t", n, len(w.text), whole)
+	}
+	want := fake.now()
+	other := *want[keys[3]]
+	other.key.port++
+	for _, s := range append([]step{{what: deleteService, of: *want[keys[3]]}}, difference(nil, &other, true)...) {
+		if err := fake.do(s); err != nil {
 			t.Fatal(err)
 		}
-		fake.asked = 0
-		changed := w.looked(t)
-		if got := fake.now(); !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: not put right: %s", name, unlike(got, want))
-		}
-		if noChange := strings.HasPrefix(name, "no"); noChange != (changed == 0) || changed > 1 || fake.asked > inTurn+1 {
-			t.Errorf("%s: %d changes found, %d asked for by name", name, changed, fake.asked)
-		}
+	}
+	if n, whole := sizes(); whole || n == 0 {
+		t.Errorf("another in its place: %d bytes of %d, all: %t", n, len(w.text), whole)
+	}
+	if changed := w.looked(t); changed != 2 {
+		t.Errorf("%d changes found", changed)
+	}
+	if got := fake.now(); !reflect.DeepEqual(got, want) {
+		t.Errorf("not put right: %s", unlike(got, want))
 	}
 }
 

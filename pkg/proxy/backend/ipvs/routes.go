@@ -25,45 +25,159 @@ const (
 	routePriority = 1078
 )
 
-// destinations are what routes are needed for. On the way it finds the
-// addresses that no interface has: virtual. own are those that one has, sorted;
-// spare is memory that may be used for virtual.
-func destinations(rs *ruleset.Ruleset, own, spare []netip.Addr) (routes []netip.Prefix, virtual []netip.Addr) {
-	routes = slices.Clone(rs.Node.ServiceCIDRs)
-	virtual = slices.Grow(spare[:0], len(rs.ClusterIPs)+1)
-	last := netip.Addr{}
-	add := func(a netip.Addr) {
-		if a == last {
-			return
+// places are the addresses at which something is served.
+type places struct {
+	needed map[netip.Addr]int32 // by how many frontends and cluster IPs
+	own    []netip.Addr         // that an interface has, sorted
+}
+
+// moves are addresses, sorted: that are needed no more or from now on; that are
+// the node's only because of Services (virtual), or no more (real).
+type moves struct{ gone, added, real, virtual []netip.Addr }
+
+func (p *places) virtual(a netip.Addr) bool {
+	if p.needed[a] == 0 {
+		return false
+	}
+	_, found := slices.BinarySearchFunc(p.own, a, netip.Addr.Compare)
+	return !found
+}
+
+// change costs what has changed, whatever there is already.
+func (p *places) change(old, now ruleset.Ruleset, changes []ruleset.Change, own []netip.Addr) (m moves) {
+	if p.needed == nil {
+		p.needed = map[netip.Addr]int32{}
+	}
+	type was struct{ needed, virtual bool }
+	before := map[netip.Addr]was{}
+	count := func(a netip.Addr, n int32) {
+		if _, noted := before[a]; !noted {
+			before[a] = was{p.needed[a] > 0, p.virtual(a)}
 		}
-		last = a
-		for len(own) > 0 && own[0].Less(a) {
-			own = own[1:]
-		}
-		if len(own) == 0 || own[0] != a {
-			virtual = append(virtual, a)
-		}
-		if !inside(rs.Node.ServiceCIDRs, a) {
-			routes = append(routes, netip.PrefixFrom(a, a.BitLen()))
+		p.needed[a] += n
+	}
+	all := func(addrs []netip.Addr, n int32) {
+		for _, a := range addrs {
+			count(a, n)
 		}
 	}
-	// The lists are sorted, and so are the results: there may be ten thousand.
-	ips := rs.ClusterIPs
-	for i := range rs.Frontends {
-		k := rs.Frontends[i].Key
-		if k.NodePort() || k.Addr == last {
+	for _, c := range changes {
+		switch {
+		case c.Old == nil && !c.New.Key.NodePort():
+			count(c.New.Key.Addr, 1)
+		case c.New == nil && !c.Old.Key.NodePort():
+			count(c.Old.Key.Addr, -1)
+		}
+	}
+	gone, added := ruleset.DiffAddrs(old.ClusterIPs, now.ClusterIPs)
+	all(gone, -1)
+	all(added, 1)
+	lost, won := ruleset.DiffAddrs(p.own, own)
+	all(lost, 0)
+	all(won, 0)
+	p.own = own
+	for a, was := range before {
+		switch needed := p.needed[a] > 0; {
+		case was.needed && !needed:
+			m.gone = append(m.gone, a)
+		case !was.needed && needed:
+			m.added = append(m.added, a)
+		}
+		switch virtual := p.virtual(a); {
+		case was.virtual && !virtual:
+			m.real = append(m.real, a)
+		case !was.virtual && virtual:
+			m.virtual = append(m.virtual, a)
+		}
+		if p.needed[a] == 0 {
+			delete(p.needed, a)
+		}
+	}
+	for _, list := range [][]netip.Addr{m.gone, m.added, m.real, m.virtual} {
+		slices.SortFunc(list, netip.Addr.Compare)
+	}
+	return m
+}
+
+// routing are the routes to add, which may be there, and to remove: one for each
+// range, and one for each address outside of these. With full they are all that
+// there are to be; ways are the sources that routes have from now on.
+func (b *Backend) routing(full bool, ranges []netip.Prefix, m moves, ways sources) (add, remove []netip.Prefix) {
+	outside := func(all []netip.Addr) (out []netip.Prefix) {
+		for _, a := range all {
+			if !inside(ranges, a) {
+				out = append(out, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+		return out
+	}
+	add, remove = outside(m.added), outside(m.gone)
+	if full {
+		add = append(add, ranges...)
+		wanted := map[netip.Prefix]bool{}
+		for _, p := range add {
+			wanted[p] = true
+		}
+		for p := range b.routes {
+			if !wanted[p] {
+				remove = append(remove, p)
+			}
+		}
+	} else if b.sources != ways {
+		for p := range b.routes {
+			if !slices.Contains(remove, p) {
+				add = append(add, p)
+			}
+		}
+	}
+	slices.SortFunc(add, comparePrefix)
+	slices.SortFunc(remove, comparePrefix)
+	return slices.Compact(add), remove
+}
+
+// addRoutes adds those that are not there, or again when the source is another one.
+func (b *Backend) addRoutes(routes []netip.Prefix, ways sources) error {
+	for _, p := range routes {
+		if b.routes[p] && b.sources.of(p) == ways.of(p) {
 			continue
 		}
-		for ; len(ips) > 0 && ips[0].Compare(k.Addr) <= 0; ips = ips[1:] {
-			add(ips[0])
+		if err := b.net.add(p, ways.of(p)); err != nil {
+			return err
 		}
-		add(k.Addr)
+		b.routes[p] = true
 	}
-	for _, a := range ips {
-		add(a)
+	b.sources = ways
+	return nil
+}
+
+func (b *Backend) removeRoutes(routes []netip.Prefix) error {
+	for _, p := range routes {
+		delete(b.routes, p)
+		if err := b.net.remove(p); err != nil {
+			return err
+		}
 	}
-	slices.SortFunc(routes, comparePrefix)
-	return slices.Compact(routes), virtual
+	return nil
+}
+
+// around is what of the node decides: its own addresses, and those that it has
+// towards the world. While a Watch listens they are asked for only after a
+// change; the kernel tells of one before whoever made it goes on.
+func (b *Backend) around() ([]netip.Addr, sources, error) {
+	if b.route != nil {
+		if err := b.notice(); err != nil {
+			return nil, sources{}, err
+		}
+	}
+	if b.route == nil || b.news.moved {
+		own, err := b.net.addresses()
+		if err != nil {
+			return nil, sources{}, err
+		}
+		b.news.own, b.news.ways = own, b.net.sources()
+		b.news.moved = false
+	}
+	return b.news.own, b.news.ways, nil
 }
 
 func inside(all []netip.Prefix, a netip.Addr) bool {

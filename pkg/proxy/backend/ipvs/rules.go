@@ -34,9 +34,9 @@ const connMark = "0x4000"
 // for the node itself at priority 98 of input, and at -98 of output; just
 // before, dispatch refuses, drops, or marks what begins a connection.
 //
-//   - services and nodeports: what happens at an address or at a port of the
-//     node; nodeport-marks, inside and inside-nodeports: the virtual service,
-//     where it has a mark.
+//   - services and nodeports, each with -all and -refused: what happens at an
+//     address or at a port of the node; nodeport-marks, inside and
+//     inside-nodeports: the virtual service, where it has a mark.
 //   - virtual: addresses that the node has only because of Services. The kernel
 //     takes them for its own, so nothing else may be reached there: neither a
 //     node port nor a process that listens on all addresses.
@@ -47,11 +47,15 @@ const connMark = "0x4000"
 // old maps empty, but not the old sets (seen with 6.1), and what services no
 // more knows virtual would refuse.
 //
+// None of the verdicts leads to a chain: with each element that does, the kernel
+// walks through all there are, to see whether chains go round in circles. In
+// their place "return" says that an element was found: it goes back to whoever
+// jumped, while a chain in which nothing was found goes on to another one and
+// never ends.
+//
 // A refused TCP connection is reset and not answered with ICMP: over IPv6
 // Linux tries once more after that and takes a second.
 const base = `
-map services { typeof $IP daddr . meta l4proto . th dport : verdict; }
-map nodeports { typeof meta l4proto . th dport : verdict; }
 map nodeport-marks { typeof meta l4proto . th dport : meta mark; }
 map inside { typeof $IP daddr . meta l4proto . th dport : meta mark; }
 map inside-nodeports { typeof meta l4proto . th dport : meta mark; }
@@ -69,9 +73,6 @@ chain refuse {
 	meta l4proto tcp reject with tcp reset
 	reject
 }
-chain to-none {
-	accept
-}
 chain to-remote {
 	$REMOTE ct mark set ct mark or $MARK
 	accept
@@ -88,11 +89,13 @@ chain dispatch {
 	$IP daddr . meta l4proto . th dport @firewall $IP daddr . meta l4proto . th dport . $IP saddr != @allowed drop
 	$LOCALPOD
 	fib saddr type local jump inside-dispatch
-	$IP daddr . meta l4proto . th dport vmap @services
-	$IP daddr vmap @virtual
+	goto services
+}
+chain no-service {
 	$NOTSERVED $IP daddr vmap @ranges
 	$NODEPORT meta mark set meta l4proto . th dport map @nodeport-marks
-	$NODEPORT meta l4proto . th dport vmap @nodeports
+	$NODEPORT goto nodeports
+	accept
 }
 chain input {
 	type filter hook input priority 97;
@@ -110,6 +113,39 @@ chain postrouting {
 	type nat hook postrouting priority 100;
 	ct mark and $MARK != 0 ct mark set ct mark xor $MARK masquerade fully-random
 	$IP saddr . $IP daddr @hairpin masquerade fully-random
+}
+`
+
+// serve finds a frontend by its KEY: in $NAME who is masqueraded as to-remote
+// says, and who is not or is dropped; in $NAME-all who always is; in
+// $NAME-refused who is refused.
+const serve = `
+map $NAME { typeof $KEY : verdict; }
+map $NAME-all { typeof $KEY : verdict; }
+map $NAME-refused { typeof $KEY : verdict; }
+chain $NAME {
+	jump $NAME-1
+	goto to-remote
+}
+chain $NAME-1 {
+	$KEY vmap @$NAME
+	goto $NAME-2
+}
+chain $NAME-2 {
+	jump $NAME-3
+	goto to-all
+}
+chain $NAME-3 {
+	$KEY vmap @$NAME-all
+	goto $NAME-4
+}
+chain $NAME-4 {
+	jump $NAME-5
+	goto refuse
+}
+chain $NAME-5 {
+	$KEY vmap @$NAME-refused
+	$ELSE
 }
 `
 
@@ -134,8 +170,11 @@ func baseTable(f family, node ruleset.Node) string {
 		ranges = "elements = " + ranges
 	}
 	nodePort := nodePorts(f, node)
+	table := base +
+		strings.NewReplacer("$NAME", "services", "$KEY", "$IP daddr . meta l4proto . th dport", "$ELSE", "$IP daddr vmap @virtual\n\tgoto no-service").Replace(serve) +
+		strings.NewReplacer("$NAME", "nodeports", "$KEY", "meta l4proto . th dport", "$ELSE", "accept").Replace(serve)
 	var out strings.Builder
-	for line := range strings.Lines(base) {
+	for line := range strings.Lines(table) {
 		if strings.Contains(line, "$NODEPORT") && nodePort == "" {
 			continue
 		}
@@ -210,23 +249,28 @@ func set[T fmt.Stringer](all []T, has func(T) bool) string {
 // elements are those of a frontend. Its marks exist.
 func (m *marks) elements(f *ruleset.Frontend) (out []nft.Element) {
 	at := fmt.Sprintf("%s . %d", f.Key.Proto, f.Key.Port)
-	verdicts, insides := "nodeports", "inside-nodeports"
+	in, insides := "nodeports", "inside-nodeports"
 	if !f.Key.NodePort() {
 		at = f.Key.Addr.String() + " . " + at
-		verdicts, insides = "services", "inside"
+		in, insides = "services", "inside"
 	}
 	add := func(in, key, value string) { out = append(out, nft.Element{In: in, Key: key, Value: value}) }
 	hex := func(inside bool) string { return fmt.Sprintf("%#x", uint32(m.of[marked{f.Key, inside}])) }
+	served := len(f.Endpoints) > 0
 	switch {
-	case len(f.Endpoints) > 0:
-		if f.Key.NodePort() {
-			add("nodeport-marks", at, hex(false))
-		}
-		add(verdicts, at, "goto to-"+f.Masquerade.String())
+	case served && f.Masquerade == ruleset.MasqueradeNone:
+		add(in, at, "accept")
+	case served && f.Masquerade == ruleset.MasqueradeRemote:
+		add(in, at, "return")
+	case served:
+		add(in+"-all", at, "return")
 	case f.Empty == ruleset.Reject:
-		add(verdicts, at, "goto refuse")
+		add(in+"-refused", at, "return")
 	default:
-		add(verdicts, at, "drop")
+		add(in, at, "drop")
+	}
+	if served && f.Key.NodePort() {
+		add("nodeport-marks", at, hex(false))
 	}
 	if len(f.Inside) > 0 {
 		add(insides, at, hex(true))
@@ -251,9 +295,13 @@ func (b *Backend) program(ctx context.Context, full bool, node ruleset.Node, ele
 	case small && batch.Empty():
 		return nil
 	case small:
-		return b.monitor.Counted(func() error {
-			return b.opts.In(func() error { return b.socket.Send(batch) })
-		})
+		if !b.socket.Opened() {
+			if err := b.opts.In(b.socket.Open); err != nil {
+				return err
+			}
+		}
+		b.monitor.Known(b.socket.Port())
+		return b.socket.Send(batch)
 	}
 	var text bytes.Buffer
 	for i, f := range families {

@@ -103,7 +103,7 @@ func TestChanges(t *testing.T) {
 		var old ruleset.Ruleset
 		for i := range 500 {
 			now := services.RandomRuleset(t, r)
-			targets, _, err := b.plan(false, old, now, ruleset.Diff(old, now), nil)
+			targets, _, err := b.plan(false, old, now, ruleset.Diff(old, now), moves{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +132,7 @@ func TestChanges(t *testing.T) {
 			fresh := newFake()
 			other := New(Options{Scheduler: scheduler})
 			other.marks = newMarks()
-			targets, _, err = other.plan(true, ruleset.Ruleset{}, now, ruleset.Diff(ruleset.Ruleset{}, now), nil)
+			targets, _, err = other.plan(true, ruleset.Ruleset{}, now, ruleset.Diff(ruleset.Ruleset{}, now), moves{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -231,21 +231,50 @@ func TestMarks(t *testing.T) {
 }
 
 // Only what Services brought is routed; the range covers its own.
-func TestDestinations(t *testing.T) {
+func TestPlaces(t *testing.T) {
 	a := netip.MustParseAddr
-	r := ruleset.Ruleset{
-		Node:       ruleset.Node{ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}},
-		ClusterIPs: []netip.Addr{a("10.96.0.1"), a("10.97.0.1")},
+	of := func(ips ...string) (r ruleset.Ruleset) {
+		r.ClusterIPs = []netip.Addr{a("10.96.0.1"), a("10.97.0.1")}
+		for _, ip := range ips {
+			at, port, _ := strings.Cut(ip, "/")
+			r.Frontends = append(r.Frontends, &ruleset.Frontend{Key: ruleset.Key{Addr: a(at), Port: uint16(len(port))}})
+		}
+		return r
 	}
-	for _, ip := range []string{"0.0.0.0", "10.96.0.1", "192.0.2.1", "203.0.113.1", "203.0.113.1", "2001:db8::1"} {
-		r.Frontends = append(r.Frontends, &ruleset.Frontend{Key: ruleset.Key{Addr: a(ip)}})
+	b := New(Options{})
+	b.routes = map[netip.Prefix]bool{netip.MustParsePrefix("10.9.0.0/16"): true, netip.MustParsePrefix("192.0.2.1/32"): true}
+	ranges := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
+	var old ruleset.Ruleset
+	for i, step := range []struct {
+		own  string
+		now  ruleset.Ruleset
+		ways sources
+		want string
+	}{
+		{"192.0.2.1", of("0.0.0.0", "10.96.0.1", "192.0.2.1", "203.0.113.1", "203.0.113.1/2", "2001:db8::1"), sources{},
+			"real [] virtual [10.96.0.1 10.97.0.1 203.0.113.1 2001:db8::1] add [10.96.0.0/16 10.97.0.1/32 192.0.2.1/32 203.0.113.1/32 2001:db8::1/128] remove [10.9.0.0/16]"},
+		{"192.0.2.1", of("0.0.0.0", "10.96.0.1", "10.96.0.2", "203.0.113.1"), sources{},
+			"real [2001:db8::1] virtual [10.96.0.2] add [] remove [192.0.2.1/32 2001:db8::1/128]"},
+		{"203.0.113.1", of("0.0.0.0", "10.96.0.1", "192.0.2.1", "203.0.113.1"), sources{},
+			"real [10.96.0.2 203.0.113.1] virtual [192.0.2.1] add [192.0.2.1/32] remove []"},
+		{"192.0.2.9", of("0.0.0.0", "10.96.0.1", "192.0.2.1"), sources{a("192.0.2.9")},
+			"real [] virtual [] add [10.96.0.0/16 10.97.0.1/32 192.0.2.1/32] remove [203.0.113.1/32]"},
+	} {
+		m := b.places.change(old, step.now, ruleset.Diff(old, step.now), []netip.Addr{a(step.own)})
+		add, remove := b.routing(i == 0, ranges, m, step.ways)
+		if got := fmt.Sprintf("real %v virtual %v add %v remove %v", m.real, m.virtual, add, remove); got != step.want {
+			t.Errorf("step %d:\n%s, want\n%s", i, got, step.want)
+		}
+		for _, p := range add {
+			b.routes[p] = true
+		}
+		for _, p := range remove {
+			delete(b.routes, p)
+		}
+		b.sources, old = step.ways, step.now
 	}
-	routes, virtual := destinations(&r, []netip.Addr{a("192.0.2.1")}, nil)
-	if got, want := fmt.Sprint(routes), "[10.96.0.0/16 10.97.0.1/32 192.0.2.1/32 203.0.113.1/32 2001:db8::1/128]"; got != want {
-		t.Errorf("routes %s, want %s", got, want)
-	}
-	if got, want := fmt.Sprint(virtual), "[10.96.0.1 10.97.0.1 203.0.113.1 2001:db8::1]"; got != want {
-		t.Errorf("virtual %s, want %s", got, want)
+	if len(b.places.needed) != 3 {
+		t.Errorf("needed are %v", b.places.needed)
 	}
 }
 
@@ -274,7 +303,7 @@ func TestRules(t *testing.T) {
 		for range 10 {
 			now := services.RandomRuleset(t, r)
 			now.Node = node
-			_, elements, err := b.plan(true, ruleset.Ruleset{}, now, ruleset.Diff(ruleset.Ruleset{}, now), now.ClusterIPs)
+			_, elements, err := b.plan(true, ruleset.Ruleset{}, now, ruleset.Diff(ruleset.Ruleset{}, now), moves{virtual: now.ClusterIPs})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -366,14 +395,14 @@ func TestElementsWithoutProgram(t *testing.T) {
 	}
 	load := func(b *Backend, full bool, old, now ruleset.Ruleset) {
 		t.Helper()
-		_, elements, err := b.plan(full, old, now, ruleset.Diff(old, now), now.ClusterIPs)
+		changes := ruleset.Diff(old, now)
+		_, elements, err := b.plan(full, old, now, changes, b.places.change(old, now, changes, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := b.program(t.Context(), full, ruleset.Node{}, elements); err != nil {
 			t.Fatal(err)
 		}
-		b.virtual = now.ClusterIPs
 	}
 	backend := func() *Backend {
 		b := New(Options{Nft: w.Command("nft"), In: func(f func() error) error { return w.In(services.Node, f) }})

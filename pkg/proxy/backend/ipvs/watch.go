@@ -26,16 +26,34 @@ type Watch struct {
 	b     *Backend
 	nft   *nfmonitor.Monitor
 	route *nl.NetlinkSocket
-	buf   []byte // for IPVS's text
-	round uint   // of looks
-	turn  []key  // that are still to be asked for by name
+	round uint  // of looks
+	turn  []key // that are still to be asked for by name
+	// text is IPVS's; before is that of the last look, and clean what changes
+	// were when there was nothing to put right in it, or 0.
+	text, before []byte
+	clean        uint64
+	mended       func()
+}
+
+// Mended has f called after the watch has put something right by itself.
+func (w *Watch) Mended(f func()) { w.mended = f }
+
+// say says that something was put right.
+func (w *Watch) say(what string) {
+	w.b.opts.Log.Warn(putRight, "what", what)
+	if w.mended != nil {
+		w.mended()
+	}
 }
 
 // Watch listens from now on.
 func (b *Backend) Watch() (*Watch, error) {
 	w := &Watch{b: b}
 	err := b.opts.In(func() (err error) {
-		groups := []uint{unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR}
+		groups := []uint{
+			unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+			unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_LINK,
+		}
 		if w.route, err = nl.Subscribe(unix.NETLINK_ROUTE, groups...); err != nil {
 			return fmt.Errorf("listen for changes of routes: %w", err)
 		}
@@ -53,8 +71,18 @@ func (b *Backend) Watch() (*Watch, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.monitor = w.nft
+	b.monitor, b.route, b.news = w.nft, w.route, news{moved: true}
 	return w, nil
+}
+
+// close ends to listen for changes of routes.
+func (w *Watch) close() {
+	w.b.mu.Lock()
+	defer w.b.mu.Unlock()
+	if w.b.route == w.route {
+		w.b.route = nil
+	}
+	w.route.Close()
 }
 
 const putRight = "somebody else changed what we programmed: it is put right"
@@ -62,7 +90,7 @@ const putRight = "somebody else changed what we programmed: it is put right"
 // Run calls changed after each change by others, until the context ends; the
 // cure is Forget and Apply.
 func (w *Watch) Run(ctx context.Context, changed func()) error {
-	defer w.route.Close()
+	defer w.close()
 	g, ctx := errgroup.WithContext(ctx)
 	foreign := func(what string) {
 		w.b.opts.Log.Warn(putRight, "what", what)
@@ -81,8 +109,7 @@ func (w *Watch) Run(ctx context.Context, changed func()) error {
 
 // receive hands over everything that waits, and says that something was lost.
 // (The socket's own Receive waits.)
-func receive(s *nl.NetlinkSocket, each func(kind uint16, data []byte)) (lost bool, err error) {
-	buf := make([]byte, nl.RECEIVE_BUFFER_SIZE)
+func receive(s *nl.NetlinkSocket, buf []byte, each func(kind uint16, data []byte)) (lost bool, err error) {
 	for {
 		n, _, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
 		switch {
@@ -106,45 +133,76 @@ func receive(s *nl.NetlinkSocket, each func(kind uint16, data []byte)) (lost boo
 	}
 }
 
-// routes puts routes of ours back that went, and notices addresses that came or
-// went which our rules or routes depend on.
-func (w *Watch) routes() (foreign string, err error) {
-	var gone []netip.Prefix
-	lost, err := receive(w.route, func(kind uint16, data []byte) {
+// news are what was told of routes, addresses and links, until somebody acts
+// on it.
+type news struct {
+	gone    []netip.Prefix // routes of ours
+	foreign string         // what takes a full Apply
+	moved   bool           // own and ways may be others
+	own     []netip.Addr   // the node's addresses, sorted
+	ways    sources
+}
+
+// notice takes in what was told. The caller holds the lock, and has the socket.
+func (b *Backend) notice() error {
+	if b.buf == nil {
+		b.buf = make([]byte, nl.RECEIVE_BUFFER_SIZE)
+	}
+	n := &b.news
+	lost, err := receive(b.route, b.buf, func(kind uint16, data []byte) {
 		switch kind {
-		case unix.RTM_DELROUTE:
+		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 			m := nl.DeserializeRtMsg(data)
 			if m.Protocol != routeProtocol || m.Table != unix.RT_TABLE_LOCAL {
-				return
-			}
-			a := addrOf(data[m.Len():], unix.RTA_DST)
-			if p := netip.PrefixFrom(a, int(m.Dst_len)); w.b.routes[p] {
-				gone = append(gone, p)
+				n.moved = true
+			} else if p := netip.PrefixFrom(addrOf(data[m.Len():], unix.RTA_DST), int(m.Dst_len)); kind == unix.RTM_DELROUTE && b.routes[p] {
+				n.gone = append(n.gone, p)
 			}
 		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+			n.moved = true
 			m := nl.DeserializeIfAddrmsg(data)
 			a := addrOf(data[m.Len():], unix.IFA_LOCAL)
 			if !a.IsValid() {
 				a = addrOf(data[m.Len():], unix.IFA_ADDRESS)
 			}
-			if a.IsValid() && (w.b.routes[netip.PrefixFrom(a, a.BitLen())] || kind == unix.RTM_DELADDR && slices.Contains(w.b.sources[:], a)) {
+			if a.IsValid() && (b.routes[netip.PrefixFrom(a, a.BitLen())] || kind == unix.RTM_DELADDR && slices.Contains(b.sources[:], a)) {
 				// The kernel takes routes with that source away without a word.
-				foreign = "address " + a.String()
-				w.b.sources = sources{}
+				n.foreign = "address " + a.String()
+				b.sources = sources{}
 			}
+		default:
+			n.moved = true
 		}
 	})
 	if lost {
-		foreign = "routes: too much to follow"
+		n.moved, n.foreign = true, "routes: too much to follow"
 	}
-	if err != nil || foreign != "" || !w.b.loaded {
-		return foreign, err
+	return err
+}
+
+// routes puts routes of ours back that went, and says what takes a full Apply:
+// addresses that came or went which our rules or routes depend on.
+func (w *Watch) routes() (foreign string, err error) {
+	b := w.b
+	if b.route != w.route {
+		return "", nil
+	}
+	if err := b.notice(); err != nil {
+		return "", err
+	}
+	gone, foreign := b.news.gone, b.news.foreign
+	b.news.gone, b.news.foreign = nil, ""
+	if foreign != "" || !b.loaded {
+		return foreign, nil
 	}
 	for _, p := range gone {
-		if err := w.b.net.add(p, w.b.sources.of(p)); err != nil {
+		if !b.routes[p] {
+			continue
+		}
+		if err := b.net.add(p, b.sources.of(p)); err != nil {
 			return "", err
 		}
-		w.b.opts.Log.Warn(putRight, "what", "route to "+p.String())
+		w.say("route to " + p.String())
 	}
 	return "", nil
 }
