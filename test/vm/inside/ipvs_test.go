@@ -26,7 +26,7 @@ import (
 const (
 	program = "/usr/bin/nodeagent"
 	// long is for an emulated machine on a busy one.
-	long = 3 * time.Minute
+	long = 8 * time.Minute
 )
 
 // ports are those of the Service; its cluster IP is no other's of the world.
