@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -22,7 +23,47 @@ type soak struct {
 	rnd  *rand.Rand
 	want map[string]int    // pod name → version of its manifest
 	seen map[string]string // "name@version" → container id, once settled
+
+	settings int // version of the ConfigMap that every pod mounts
 }
+
+// soakVolume is what every pod claims, and soakSecret what it mounts.
+const soakVolume = `apiVersion: v1
+kind: PersistentVolume
+metadata: {name: shared}
+spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteMany], hostPath: {path: %q, type: DirectoryOrCreate}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: shared}
+spec: {accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: login}
+stringData: {password: soaked}
+`
+
+// soakSpec and soakContainer use what a killed agent has to pick up again. The
+// probes have patience: what is busy here must not be restarted.
+const soakSpec = `volumes:
+- {name: mem, emptyDir: {medium: Memory}}
+- {name: settings, configMap: {name: settings}}
+- {name: keys, secret: {secretName: login}}
+- {name: shared, persistentVolumeClaim: {claimName: shared}}
+`
+
+const soakContainer = `env: [{name: PASSWORD, valueFrom: {secretKeyRef: {name: login, key: password}}}]
+volumeMounts:
+- {name: mem, mountPath: /mem}
+- {name: settings, mountPath: /settings}
+- {name: keys, mountPath: /keys}
+- {name: shared, mountPath: /shared}
+startupProbe: {exec: {command: [test, -e, /keys/password]}, periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 100}
+readinessProbe: {exec: {command: [test, -e, /settings/version]}, periodSeconds: 1, timeoutSeconds: 60}
+livenessProbe: {exec: {command: ["true"]}, periodSeconds: 2, timeoutSeconds: 60, failureThreshold: 100}
+lifecycle: {postStart: {exec: {command: [touch, /mem/hooked]}}, preStop: {exec: {command: ["true"]}}}
+`
 
 // TestSoak kills the agent at random moments, with pods coming, changing and
 // going. SOAK_KILLS says how often, SOAK_SEED repeats a run.
@@ -38,6 +79,8 @@ func TestSoak(t *testing.T) {
 	t.Logf("SOAK_SEED=%d SOAK_KILLS=%d", seed, kills)
 	n := newNode(t)
 	s := &soak{t: t, n: n, rnd: rand.New(rand.NewPCG(seed, 1)), want: map[string]int{}, seen: map[string]string{}}
+	n.WriteManifest("volume.yaml", fmt.Sprintf(soakVolume, n.Path("shared")))
+	s.configure()
 	n.StartAgent()
 	for k := 1; k <= kills; k++ {
 		for range 1 + s.rnd.IntN(3) {
@@ -74,8 +117,18 @@ func TestSoak(t *testing.T) {
 	expectClean(t, n)
 }
 
-// change adds, replaces or removes one pod.
+// configure changes the ConfigMap.
+func (s *soak) configure() {
+	s.settings++
+	s.n.WriteManifest("settings.yaml", fmt.Sprintf("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {version: 'v%d'}}", s.settings))
+}
+
+// change adds, replaces or removes one pod, or changes what all of them mount.
 func (s *soak) change() {
+	if s.rnd.IntN(4) == 0 {
+		s.configure()
+		return
+	}
 	name := fmt.Sprintf("p%d", s.rnd.IntN(6))
 	if _, there := s.want[name]; there && s.rnd.IntN(2) == 0 {
 		delete(s.want, name)
@@ -88,8 +141,8 @@ func (s *soak) change() {
 	}
 	s.n.WriteManifest(name+".yaml", manifest{name: name,
 		script:    fmt.Sprintf(": version %d; %s", s.want[name], forever),
-		spec:      "volumes:\n- name: mem\n  emptyDir: {medium: Memory}\n",
-		container: "volumeMounts:\n- {name: mem, mountPath: /mem}\n"}.String())
+		spec:      soakSpec,
+		container: soakContainer}.String())
 }
 
 // settle waits until the node is what it should be, and checks that nothing is
@@ -108,12 +161,13 @@ func (s *soak) settle(kill int) {
 			if want := fmt.Sprintf(": version %d;", version); len(p.Spec.Containers[0].Command) < 3 || p.Spec.Containers[0].Command[2][:len(want)] != want {
 				return fmt.Errorf("%s is not of version %d yet", name, version)
 			}
-			if err := testbed.Running(name)(pods); err != nil {
+			if err := ready(true, name)(pods); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	s.n.Eventually(long, fmt.Sprintf("settings of version %d everywhere after kill %d", s.settings, kill), s.configured)
 	s.n.Eventually(long, fmt.Sprintf("one of each after kill %d", kill), s.exact)
 	running := ids(s.t, s.n)
 	for name, version := range s.want {
@@ -126,6 +180,20 @@ func (s *soak) settle(kill int) {
 			s.t.Errorf("after kill %d: %s: status %+v, container %s", kill, key, c, id)
 		}
 	}
+}
+
+// configured says that each pod has the ConfigMap's latest version.
+func (s *soak) configured() error {
+	files, err := filepath.Glob(s.n.StateDir() + "/pods/*/volumes/kubernetes.io~configmap/settings/version")
+	if err != nil || len(files) != len(s.want) {
+		return fmt.Errorf("%d pods have settings, want %d: %v", len(files), len(s.want), err)
+	}
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err != nil || string(b) != fmt.Sprintf("v%d", s.settings) {
+			return fmt.Errorf("%s is %q: %v", f, b, err)
+		}
+	}
+	return nil
 }
 
 // strays describes the shims that belong to no sandbox.
@@ -160,7 +228,7 @@ func (s *soak) exact() error {
 	}
 	for what, got := range map[string]int{
 		"sandboxes": len(s.n.Sandboxes()), "shims": len(s.n.Shims()), "addresses": len(s.n.Addresses()),
-		"cgroups": len(s.n.PodCgroups()), "tmpfs mounts": len(s.n.Mounts("kubernetes.io~empty-dir/mem")),
+		"cgroups": len(s.n.PodCgroups()), "tmpfs mounts": len(s.n.Mounts("kubernetes.io~empty-dir/mem")), "secrets": len(s.n.Mounts("kubernetes.io~secret/keys")),
 		"network namespaces": len(s.n.Mounts("/run/netns/cni-")),
 	} {
 		if got != want {
