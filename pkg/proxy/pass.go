@@ -32,7 +32,9 @@ func (p *Proxy) pass(ctx context.Context) error {
 	err := p.apply(ctx, &node, news)
 	took := p.o.Clock().Sub(start)
 	r.ended = start.Add(took)
-	r.work.take(r.ended, took.Seconds())
+	if !r.full { // which are few: the first one, repairs, and after a failure
+		r.work.take(r.ended, took.Seconds())
+	}
 	p.o.Metrics.ProxySynced(r.mode.Name, r.full, took, start.Add(took), err)
 	r.full = err != nil
 	if err != nil {

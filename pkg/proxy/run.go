@@ -24,7 +24,7 @@ const (
 	gather = 2 * time.Millisecond
 	// After work of that many seconds without a rest, passes take this share of
 	// one CPU's time; but none waits longer than longestPause for a long one
-	// before it, such as the first.
+	// before it.
 	workAtOnce, workShare = 0.75, 0.1
 	longestPause          = time.Second
 	// Somebody who keeps flushing our rules finds them back that often at once,
