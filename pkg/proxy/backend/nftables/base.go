@@ -46,6 +46,11 @@ const (
 // A refused TCP connection is reset and not, as by kube-proxy, answered with
 // ICMP: over IPv6 Linux tries once more after that and takes a second.
 //
+// The priorities are those of the first generation: they and the next
+// generations' (see shift) lie behind conntrack's (-200) and before those that
+// others use, mangle (-150) for the firewall, dstnat (-100), filter (0) and
+// srcnat (100) for the rest.
+//
 // base is a family's table without any Service: its number of chains and rules
 // is what it is for any number of Services, but for the classes (see render.go).
 const base = `
@@ -85,38 +90,38 @@ chain check-cluster-ips {
 	$SERVICECIDRS
 }
 chain nat-prerouting {
-	type nat hook prerouting priority -100;
+	type nat hook prerouting priority -145;
 	jump dispatch
 }
 chain nat-output {
-	type nat hook output priority -100;
+	type nat hook output priority -145;
 	jump dispatch
 }
 chain nat-postrouting {
-	type nat hook postrouting priority 100;
+	type nat hook postrouting priority 60;
 	mark and $MARK != 0 mark set mark xor $MARK masquerade fully-random
 	ct status dnat $IP saddr . $IP daddr @hairpin masquerade fully-random
 }
 chain firewall-prerouting {
-	type filter hook prerouting priority -110;
+	type filter hook prerouting priority -195;
 	ct state new jump check-firewall
 }
 chain firewall-output {
-	type filter hook output priority -110;
+	type filter hook output priority -195;
 	ct state new jump check-firewall
 }
 chain filter-input {
-	type filter hook input priority 0;
+	type filter hook input priority -45;
 	ct state new $NODEPORT meta l4proto . th dport vmap @empty-nodeports
 	ct state new jump check-empty
 }
 chain filter-forward {
-	type filter hook forward priority 0;
+	type filter hook forward priority -45;
 	ct state new jump check-empty
 	ct state new jump check-cluster-ips
 }
 chain filter-output {
-	type filter hook output priority 0;
+	type filter hook output priority -45;
 	ct state new jump check-empty
 	ct state new jump check-cluster-ips
 }
@@ -126,14 +131,20 @@ chain filter-output {
 // route_localnet is on for our own node ports (CVE-2020-8558).
 const guard = `
 chain guard-loopback {
-	type filter hook prerouting priority -300;
+	type filter hook prerouting priority -345;
 	iifname != "lo" $IP daddr $LOOPBACK drop
 	iifname != "lo" $IP saddr $LOOPBACK drop
 }
 `
 
+// natPriority is that of the chain natPrerouting in the first generation.
+const (
+	natPrerouting = "nat-prerouting"
+	natPriority   = -145
+)
+
 // baseTable is the table for that node.
-func baseTable(f family, node ruleset.Node) string {
+func baseTable(f family, node ruleset.Node, generation int) string {
 	text := base
 	if f == ipv4 && node.LoopbackNodePorts {
 		text += guard
@@ -160,7 +171,7 @@ func baseTable(f family, node ruleset.Node) string {
 			}
 			continue
 		}
-		lines = append(lines, line)
+		lines = append(lines, shift(line, generation))
 	}
 	return f.expand(fmt.Sprintf("table $IP %s {%s}\n", Table, strings.Join(lines, "")))
 }

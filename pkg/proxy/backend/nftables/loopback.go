@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 
@@ -41,8 +40,7 @@ func ownLocalnet() Localnet {
 // openLoopback comes before the tables are replaced. It writes the mark to the
 // new table, or turns off what must not be on without the guard. It is turned on
 // behind the guard only, when the table is there (CVE-2020-8558).
-func (b *Backend) openLoopback(ctx context.Context, node ruleset.Node, text *bytes.Buffer) error {
-	ours := b.openedLoopback(ctx)
+func (b *Backend) openLoopback(ours bool, node ruleset.Node, text *bytes.Buffer) error {
 	if !node.LoopbackNodePorts {
 		return b.closeLoopback(ours)
 	}
@@ -54,11 +52,6 @@ func (b *Backend) openLoopback(ctx context.Context, node ruleset.Node, text *byt
 		fmt.Fprintf(text, "add chain ip %s %s\n", Table, opened)
 	}
 	return nil
-}
-
-func (b *Backend) openedLoopback(ctx context.Context) bool {
-	_, err := b.opts.Nft.Run(ctx, nil, "list", "chain", "ip", Table, opened)
-	return err == nil
 }
 
 func (b *Backend) closeLoopback(ours bool) error {

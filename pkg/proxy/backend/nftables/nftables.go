@@ -82,8 +82,13 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	full := !b.loaded || !old.Node.Equal(now.Node)
 	var base bytes.Buffer
 	var known clients
+	var before standing
 	var parts []*transaction
 	if full {
+		var err error
+		if before, err = b.standing(ctx); err != nil {
+			return err
+		}
 		known = b.clients(ctx, now)
 		b.used, b.idle = map[string]map[string]int{}, map[string]map[string]object{}
 		old = ruleset.Ruleset{}
@@ -94,7 +99,7 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	for _, f := range []family{ipv4, ipv6} {
 		if full {
 			// Deleting what may not be there is an error, unless it was added first.
-			fmt.Fprintf(&base, "add table %s %s\ndelete table %s %s\n%s", f.name, Table, f.name, Table, baseTable(f, now.Node))
+			fmt.Fprintf(&base, "add table %s %s\ndelete table %s %s\n%s", f.name, Table, f.name, Table, baseTable(f, now.Node, before.next))
 			b.used[f.name], b.idle[f.name] = map[string]int{}, map[string]object{}
 		}
 		t := b.transaction(f, now.Node, changes)
@@ -105,7 +110,7 @@ func (b *Backend) Apply(ctx context.Context, old, now ruleset.Ruleset) error {
 	}
 	b.loaded = false
 	if full {
-		if err := b.openLoopback(ctx, now.Node, &base); err != nil {
+		if err := b.openLoopback(before.opened, now.Node, &base); err != nil {
 			return err
 		}
 	}
@@ -140,7 +145,11 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.loaded = false
-	if err := b.closeLoopback(b.openedLoopback(ctx)); err != nil {
+	before, err := b.standing(ctx)
+	if err == nil {
+		err = b.closeLoopback(before.opened)
+	}
+	if err != nil {
 		return err
 	}
 	var text bytes.Buffer

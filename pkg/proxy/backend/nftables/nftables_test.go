@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -100,7 +101,10 @@ func apply(t testing.TB, b *nftables.Backend, old, now ruleset.Ruleset) {
 	}
 }
 
-// kernel is what nft lists, in an order that depends on nothing.
+// priority is another one with each full replacement.
+var priority = regexp.MustCompile(` priority [^;]*;`)
+
+// kernel is what nft lists but that, in an order that depends on nothing.
 func kernel(t testing.TB, w *services.World) string {
 	t.Helper()
 	args := append(w.Command("nft"), "-s", "list", "ruleset")
@@ -114,7 +118,7 @@ func kernel(t testing.TB, w *services.World) string {
 	for _, block := range strings.Split(text, "\n\n") { // chains, sets and maps
 		lines := strings.Split(block, "\n")
 		for i := range lines {
-			lines[i] = strings.TrimSpace(lines[i])
+			lines[i] = priority.ReplaceAllString(strings.TrimSpace(lines[i]), "")
 		}
 		if !strings.Contains(block, "chain ") { // rules have an order
 			slices.Sort(lines)

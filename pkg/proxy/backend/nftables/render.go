@@ -106,6 +106,9 @@ func (r renderer) class(out *rendered, nodePort bool, slots string, n int, holes
 		pick.rules = slices.Repeat(pick.rules, draws)
 		pick.rules = append(pick.rules, fmt.Sprintf("dnat $IP to %s . numgen random mod 1 offset %d map @%s", key, n, slots))
 	}
+	// Who finds nobody began with the map of services as it was before a change:
+	// it is to try again, and not to be refused.
+	pick.rules = append(pick.rules, "drop")
 	out.objects = append(out.objects,
 		object{kind: "map", name: slots, spec: "typeof " + draw + " : $IP daddr . th dport;"}, pick)
 	if m == ruleset.MasqueradeNone {
