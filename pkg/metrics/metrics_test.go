@@ -132,6 +132,7 @@ func TestProxyNames(t *testing.T) {
 	m.ProxyChange(false, true)
 	m.ProxySynced("nftables", false, time.Second, time.Unix(102, 0), errors.New("no"))
 	m.ProxySynced("iptables", false, time.Second, time.Unix(103, 0), errors.New("no"))
+	m.ProxySynced("iptables", true, time.Second, time.Unix(103, 0), errors.New("no"))
 	m.ProxyProgrammed(v1.IPv4Protocol, 400*time.Millisecond)
 	m.ProxyNoLocal("external", v1.IPv4Protocol, 3)
 	m.ProxyAnswered("/healthz", 200)
@@ -140,7 +141,7 @@ func TestProxyNames(t *testing.T) {
 	w := httptest.NewRecorder()
 	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	for _, want := range []string{
-		`kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"} 3`,
+		`kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"} 4`,
 		`kubeproxy_sync_full_proxy_rules_duration_seconds_bucket{ip_family="IPv4",le="0.001"} 1`,
 		`kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family="IPv4"} 2`,
 		`kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} 101`,
@@ -153,7 +154,8 @@ func TestProxyNames(t *testing.T) {
 		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 3`,
 		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="internal"} 0`,
 		`kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv4"} 1`,
-		`kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family="IPv4"} 1`,
+		`kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family="IPv4"} 2`,
+		`kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family="IPv4"} 1`,
 		`kubeproxy_proxy_healthz_total{code="200"} 1`,
 		`kubeproxy_proxy_livez_total{code="503"} 1`,
 		`kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family="IPv4"} 1`,

@@ -20,6 +20,7 @@ type proxyMetrics struct {
 	noLocal                          *prometheus.GaugeVec
 	healthz, livez                   *prometheus.CounterVec
 	restoreFailures, nftFailures     *prometheus.CounterVec
+	partialFailures                  *prometheus.CounterVec
 	flows                            *prometheus.HistogramVec
 	flowsDeleted                     *prometheus.CounterVec
 }
@@ -56,12 +57,14 @@ func (m *Metrics) WithProxy(families []corev1.IPFamily) {
 		healthz:          counters("kubeproxy_proxy_healthz_total", "Answers of the proxy's /healthz, by HTTP status.", "code"),
 		livez:            counters("kubeproxy_proxy_livez_total", "Answers of the proxy's /livez, by HTTP status.", "code"),
 		restoreFailures:  counters(sub+"iptables_restore_failures_total", "Passes that failed in mode iptables.", family),
+		partialFailures:  counters(sub+"iptables_partial_restore_failures_total", "Those of them that were to send the difference only.", family),
 		nftFailures:      counters(sub+"nftables_sync_failures_total", "Passes that failed in mode nftables.", family),
 		flows:            histograms("kubeproxy_conntrack_reconciler_sync_duration_seconds", "Seconds that a look at the kernel's UDP flows took.", buckets, family),
 		flowsDeleted:     counters("kubeproxy_conntrack_reconciler_deleted_entries_total", "UDP flows removed because nobody serves them.", family),
 	}
 	for _, f := range families {
 		p.restoreFailures.WithLabelValues(string(f))
+		p.partialFailures.WithLabelValues(string(f))
 		p.nftFailures.WithLabelValues(string(f))
 		p.flowsDeleted.WithLabelValues(string(f))
 		for _, policy := range []string{"internal", "external"} {
@@ -69,7 +72,7 @@ func (m *Metrics) WithProxy(families []corev1.IPFamily) {
 		}
 	}
 	m.registry.MustRegister(p.sync, p.full, p.partial, p.last, p.queued, p.programming, p.endpointsPending, p.endpointsTotal,
-		p.servicePending, p.serviceTotal, p.noLocal, p.healthz, p.livez, p.restoreFailures, p.nftFailures, p.flows, p.flowsDeleted)
+		p.servicePending, p.serviceTotal, p.noLocal, p.healthz, p.livez, p.restoreFailures, p.partialFailures, p.nftFailures, p.flows, p.flowsDeleted)
 	m.proxy = p
 }
 
@@ -118,6 +121,9 @@ func (m *Metrics) ProxySynced(mode string, full bool, took time.Duration, at tim
 			p.last.WithLabelValues(family).Set(seconds(at))
 		case mode == "iptables":
 			p.restoreFailures.WithLabelValues(family).Inc()
+			if !full {
+				p.partialFailures.WithLabelValues(family).Inc()
+			}
 		case mode == "nftables":
 			p.nftFailures.WithLabelValues(family).Inc()
 		}
