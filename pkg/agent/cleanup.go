@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/config"
+	"github.com/nodeagent/nodeagent/pkg/nft"
 	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/proxy"
 	"github.com/nodeagent/nodeagent/pkg/proxy/kubeproxy"
@@ -72,6 +73,10 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 	c.did("cluster DNS address", c.settleLocal(nil))
 	c.did("Services", proxy.Cleanup(ctx, c.proxyModes(), c.statePath(proxyFile)))
 	c.did("pod network", c.cni.Cleanup(ctx))
+	empty, err := nft.Command(nil).RemoveEmpty(ctx)
+	if err != nil || len(empty) > 0 { // of whoever made them: they come back for who wants them
+		c.did("empty tables of iptables", err)
+	}
 	if c.supervisor != nil {
 		c.did("embedded runtime", c.supervisor.Stop(ctx))
 	}

@@ -247,6 +247,9 @@ func TestCleanup(t *testing.T) {
 			if rules, err := n.Exec("iptables-save"); err != nil || strings.Contains(strings.ToUpper(rules), "NODEAGENT") {
 				t.Errorf("rules: %v\n%s", err, rules)
 			}
+			if tables, err := n.Exec("nft", "list", "tables"); err != nil || tables != "" {
+				t.Errorf("tables: %v\n%s", err, tables)
+			}
 			for _, dir := range []string{"logs/pods", "logs/containers"} {
 				if left, err := os.ReadDir(n.Path(dir)); err != nil || len(left) > 0 {
 					t.Errorf("%s: %v, %v", dir, left, err)
