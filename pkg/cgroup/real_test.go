@@ -68,6 +68,19 @@ func TestKernel(t *testing.T) {
 			}
 		}
 	}
+	// All pods together are held to what Enforce says, in place of what others say.
+	for i, share := range []Share{{Amounts: list("cpu", "1", "memory", "1Gi"), PIDs: 1000}, {Amounts: list("cpu", "2", "memory", "512Mi"), PIDs: 500}} {
+		if err := m.Enforce(t.Context(), share); err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range m.trees {
+			for _, s := range h.settings(share.limits(), m.pageSizes, m.period) {
+				if got, err := read(m.dir(h, m.names.chain()), s.file); err != nil || got != s.value {
+					t.Errorf("share %d: %s: %s is %q (%v), want %q", i, h.dir, s.file, got, err, s.value)
+				}
+			}
+		}
+	}
 	if uids, err := m.Pods(); err != nil || len(uids) != 1 || uids[0] != pod.UID {
 		t.Errorf("pods %v %v", uids, err)
 	}

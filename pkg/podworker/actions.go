@@ -293,6 +293,7 @@ func (s *turn) releasePod(ctx context.Context) error {
 		return err
 	}
 	s.mounted, s.released = nil, true
+	s.m.freed()
 	return nil
 }
 

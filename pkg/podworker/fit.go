@@ -33,8 +33,10 @@ type shortage struct {
 }
 
 // refusal is in kubelet's words.
-func (s shortage) refusal() *status.Refusal {
-	return rejected(outOf+string(s.name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", s.name, s.requested, s.used, s.capacity))
+func (s shortage) refusal() *status.Refusal { return rejected(outOf+string(s.name), s.message()) }
+
+func (s shortage) message() string {
+	return fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", s.name, s.requested, s.used, s.capacity)
 }
 
 // shortages are what the node lacks to run a pod beside others, in kubelet's order.
@@ -78,7 +80,7 @@ func (m *Manager) neighbours(rec store.Record) (out []neighbour) {
 		case r.Pod.UID == rec.Pod.UID:
 		case w != nil && w.admitted.Load():
 			if leaving := w.evicted.Load() != nil || r.Pod.DeletionTimestamp != nil; leaving || !ends {
-				out = append(out, neighbour{pod: r.Pod, static: static(r), leaving: leaving})
+				out = append(out, neighbour{pod: w.allocated(r.Pod), static: static(r), leaving: leaving})
 			}
 		case !ends && comesFirst(r, rec) && (w == nil || w.refused == nil && w.unschedulable == ""):
 			out = append(out, neighbour{pod: r.Pod, static: static(r), queued: true})

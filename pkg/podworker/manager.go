@@ -243,12 +243,8 @@ func (m *Manager) start(uid types.UID, orphan *store.Record) *worker {
 		m.Logs.Follow(uid, nil)
 		m.mu.Lock()
 		delete(m.workers, uid)
-		for _, other := range m.workers {
-			if !other.admitted.Load() {
-				other.poke() // it may wait for what this pod had
-			}
-		}
 		m.mu.Unlock()
+		m.freed()
 		// A wake-up that came while the worker was on its way out is not lost.
 		if _, ok := m.Store.ByUID(uid); ok && ctx.Err() == nil {
 			m.Wake(uid)

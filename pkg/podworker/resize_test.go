@@ -6,6 +6,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 func cpu(limit string) v1.ResourceRequirements {
@@ -69,4 +70,57 @@ func TestResize(t *testing.T) {
 	if now := n.ids("a"); len(now) != 1 || now[0] != id {
 		t.Errorf("containers %v, was %s", now, id)
 	}
+}
+
+// TestResizeWaitsForRoom: what a pod asks for is set aside when there is room, in
+// the order of priority, and a restarted agent knows what it has until then.
+func TestResizeWaitsForRoom(t *testing.T) {
+	n, dir := newNode(t), t.TempDir()
+	set := func(o *Options) {
+		o.Allocatable = func() v1.ResourceList { return amounts("cpu", "4", "pods", "110") }
+	}
+	for i, uid := range []string{"a", "b", "c"} {
+		p := testPod(uid, v1.RestartPolicyAlways, "one")
+		p.Spec.Containers[0].Resources = cpu("1")
+		p.Spec.Priority = new(int32(i))
+		n.want(p)
+	}
+	first := n.agent(dir, set)
+	n.until("all run", func() bool { return n.ready("a")() && n.ready("b")() && n.ready("c")() })
+	pending := func(uid types.UID, reason, message string) func() bool {
+		return func() bool {
+			for _, c := range n.records[uid].Pod.Status.Conditions {
+				if c.Type == v1.PodResizePending {
+					return c.Reason == reason && c.Message == message
+				}
+			}
+			return reason == ""
+		}
+	}
+	has := func(uid types.UID, want string) func() bool {
+		return func() bool {
+			c := n.records[uid].Pod.Status.ContainerStatuses
+			return len(c) == 1 && c[0].Resources != nil && c[0].Resources.Limits.Cpu().String() == want && c[0].AllocatedResources.Cpu().String() == want
+		}
+	}
+	n.resize("a", "9")
+	first.Wake("a")
+	n.until("a wants more than there is", pending("a", v1.PodReasonInfeasible, "Node didn't have enough capacity: cpu, requested: 9000, capacity: 4000"))
+	for _, uid := range []types.UID{"a", "b"} {
+		n.resize(string(uid), "3")
+		first.Wake(uid)
+		n.until("it waits", pending(uid, v1.PodReasonDeferred, "Node didn't have enough resource: cpu, requested: 3000, used: 2000, capacity: 4000"))
+	}
+	first.stop()
+	second := n.agent(dir, set)
+	n.until("a still waits", pending("a", v1.PodReasonDeferred, "Node didn't have enough resource: cpu, requested: 3000, used: 2000, capacity: 4000"))
+	n.until("with what it had", has("a", "1"))
+	n.edit("c", deletion(0))
+	second.Wake("c")
+	n.until("the other one has it", has("b", "3"))
+	n.until("and waits no more", pending("b", "", ""))
+	n.until("and a waits on", pending("a", v1.PodReasonDeferred, "Node didn't have enough resource: cpu, requested: 3000, used: 3000, capacity: 4000"))
+	n.resize("b", "1")
+	second.Wake("b")
+	n.until("who asks for less makes room", has("a", "3"))
 }

@@ -35,7 +35,10 @@ type worker struct {
 
 	admitted atomic.Bool
 	queued   atomic.Bool // until pods that come first were judged
-	refused  *status.Refusal
+	// allocation is set aside for it; pending is why a resize waits.
+	allocation atomic.Pointer[allocation]
+	pending    atomic.Pointer[status.Refusal]
+	refused    *status.Refusal
 	// unschedulable is why the pod waits until the node is open to it.
 	unschedulable string
 	evicted       atomic.Pointer[status.Refusal] // asked for from outside
@@ -189,6 +192,7 @@ func (w *worker) sync(ctx context.Context, kills *sync.WaitGroup) (next time.Tim
 			w.writeStatus(rec, &observed)
 			return time.Time{}, false
 		}
+		rec.Pod = w.allocate(rec, &observed)
 		if !refreshed {
 			refreshed, retry = true, s.refresh(ctx, rec, &observed)
 		}
@@ -387,9 +391,11 @@ func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
 	if cur, ok := w.m.Store.ByUID(w.uid); ok {
 		rec = cur
 	}
+	desired := rec.Pod
+	rec.Pod = w.allocated(desired)
 	st := status.Compute(status.Input{
 		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Unschedulable: w.unschedulable, Evicted: w.evicted.Load(), Messages: w.messages,
-		Known: w.judge(rec.Pod, observed), ResizeError: w.resizeError, NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
+		Known: w.judge(rec.Pod, observed), ResizeError: w.resizeError, ResizePending: w.pendingResize(desired), NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
 	})
 	// One that was Unknown was started by an earlier agent.
 	became := st.Phase == v1.PodRunning && rec.Pod.Status.Phase == v1.PodPending

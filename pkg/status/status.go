@@ -52,6 +52,9 @@ type Input struct {
 	Known map[string]lifecycle.Known
 	// ResizeError is why containers do not have the resources of their spec.
 	ResizeError string
+	// ResizePending is why the pod does not get the resources that it asks for; Pod
+	// has those that it was given.
+	ResizePending *Refusal
 	// NodeIPs are the node's addresses, primary first.
 	NodeIPs []string
 	// RuntimeName prefixes container IDs: "containerd".
@@ -245,6 +248,9 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 	}...)
 	if pod.HasResetRule(in.Pod) {
 		list = append(list, restarting(in, st.Phase))
+	}
+	if no := in.ResizePending; no != nil {
+		list = append(list, v1.PodCondition{Type: v1.PodResizePending, Status: v1.ConditionTrue, Reason: no.Reason, Message: no.Message})
 	}
 	if c, resizing := resizing(in); resizing {
 		list = append(list, c)
