@@ -44,6 +44,8 @@ type Metrics struct {
 	probes           *prometheus.CounterVec
 	probeDuration    *prometheus.HistogramVec
 
+	kubelet kubelet
+
 	proxy *proxyMetrics // nil without a proxy
 	dns   dns
 }
@@ -96,6 +98,7 @@ func New(b Build) *Metrics {
 	m.probing = prometheus.NewRegistry()
 	m.probing.MustRegister(m.probes, m.probeDuration)
 	m.dns = newDNS(m.registry)
+	m.kubelet = newKubelet(m.registry)
 	return m
 }
 
@@ -117,6 +120,7 @@ func (m *Metrics) RuntimeOperation(operation string, took time.Duration, err err
 func (m *Metrics) Relisted(took time.Duration) {
 	if m != nil {
 		m.relist.Observe(took.Seconds())
+		m.kubelet.relisted(time.Now())
 	}
 }
 
@@ -229,7 +233,11 @@ func (m *Metrics) Request(method, path, server string, long bool) (done func()) 
 	m.httpRequests.WithLabelValues(labels...).Inc()
 	inflight := m.httpInflight.WithLabelValues(labels...)
 	inflight.Inc()
-	return inflight.Dec
+	began := time.Now()
+	return func() {
+		inflight.Dec()
+		m.kubelet.httpDuration.WithLabelValues(labels...).Observe(time.Since(began).Seconds())
+	}
 }
 
 // ServeHTTP writes all metrics but those of probes, in the format that the client

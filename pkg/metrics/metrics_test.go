@@ -39,6 +39,7 @@ func TestNames(t *testing.T) {
 	}
 	m.ProbesEnded(gone, "main")
 
+	m.Relisted(time.Millisecond)
 	w := httptest.NewRecorder()
 	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	if strings.Contains(w.Body.String(), "prober_") {
@@ -53,7 +54,10 @@ func TestNames(t *testing.T) {
 		`kubelet_runtime_operations_total{operation_type="run_podsandbox"} 2`,
 		`kubelet_runtime_operations_errors_total{operation_type="run_podsandbox"} 1`,
 		`kubelet_runtime_operations_duration_seconds_count{operation_type="run_podsandbox"} 2`,
-		`kubelet_pleg_relist_duration_seconds_count 1`,
+		`kubelet_pleg_relist_duration_seconds_count 2`,
+		`kubelet_pleg_relist_interval_seconds_count 1`,
+		`kubelet_pleg_last_seen_seconds `,
+		`kubelet_http_requests_duration_seconds_count{long_running="true",method="GET",path="pods",server_type="local"} 1`,
 		`nodeagent_exit_handled_seconds_bucket{le="0.001"} 1`,
 		`kubelet_running_pods 1`,
 		`kubelet_running_containers{container_state="running"} 0`,
@@ -83,6 +87,27 @@ func TestNames(t *testing.T) {
 	}
 	if strings.Contains(got, `pod="gone"`) {
 		t.Error("the probes of a pod that is gone are still counted")
+	}
+}
+
+// TestNode pins what is known of the node and its volumes.
+func TestNode(t *testing.T) {
+	m := New(Build{})
+	m.CgroupVersion(2)
+	m.Claims(func() []Claim {
+		return []Claim{{Namespace: "shop", Name: "data", Capacity: 100, Available: 40, Used: 60, Inodes: 10, InodesFree: 7, InodesUsed: 3}}
+	})
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		`kubelet_cgroup_version 2`,
+		`kubelet_volume_stats_available_bytes{namespace="shop",persistentvolumeclaim="data"} 40`,
+		`kubelet_volume_stats_capacity_bytes{namespace="shop",persistentvolumeclaim="data"} 100`,
+		`kubelet_volume_stats_inodes_used{namespace="shop",persistentvolumeclaim="data"} 3`,
+	} {
+		if !strings.Contains(w.Body.String(), "\n"+want) {
+			t.Errorf("missing line %s", want)
+		}
 	}
 }
 

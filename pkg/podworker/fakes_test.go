@@ -469,7 +469,8 @@ func (n *node) PodStarted(time.Duration) {
 	n.changed.Broadcast()
 	n.mu.Unlock()
 }
-func (n *node) ExitHandled(time.Duration) {}
+func (n *node) ExitHandled(time.Duration)       {}
+func (n *node) PodWorker(string, time.Duration) {}
 func (n *node) Relisted(time.Duration) {
 	n.mu.Lock()
 	n.relists++

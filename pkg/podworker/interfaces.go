@@ -98,6 +98,8 @@ type Metrics interface {
 	ContainerStarted(init bool, reason string)
 	SandboxStarted(err error)
 	PodStarted(took time.Duration)
+	// PodWorker measures one pass of a worker: create is its first, sync any other.
+	PodWorker(operation string, took time.Duration)
 	// ExitHandled is how long after a container's exit its worker decided.
 	ExitHandled(late time.Duration)
 	Relisted(took time.Duration)

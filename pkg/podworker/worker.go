@@ -137,6 +137,7 @@ func (w *worker) run(ctx context.Context) {
 	defer w.probes.Stop()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	pass := "create"
 	for {
 		select {
 		case <-ctx.Done():
@@ -149,10 +150,13 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.wake:
 		case <-timer.C:
 		}
+		began := w.m.Clock()
 		next, done := w.sync(ctx, &kills)
 		if done {
 			return
 		}
+		w.m.Metrics.PodWorker(pass, w.m.Clock().Sub(began))
+		pass = "sync"
 		d := time.Hour
 		if !next.IsZero() {
 			d = max(0, next.Sub(w.m.Clock()))
