@@ -227,6 +227,7 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 		Backoff: a.cfg.Images.PullBackoff.Duration, BackoffMax: a.cfg.Images.PullBackoffMax.Duration,
 		ProgressDeadline: a.cfg.Images.PullProgressDeadline.Duration,
 		Credentials:      images.NewKeyring(a.credentialsFile(), a.log),
+		PullSecrets:      objects{a.store}.pullSecrets,
 		Events:           a.events.PodEvent,
 		Wake: func(uid types.UID) {
 			if n := a.node.Load(); n != nil {

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
@@ -40,6 +41,60 @@ func (o objects) PersistentVolumeClaim(namespace, name string) (*v1.PersistentVo
 
 func (o objects) PersistentVolume(name string) (*v1.PersistentVolume, error) {
 	return find[*v1.PersistentVolume](o, "PersistentVolume", "", name)
+}
+
+// pullSecrets are what a pod's images may be pulled with: its own secrets, or, as
+// an API server would have written them into the pod, those of its account.
+func (o objects) pullSecrets(p *v1.Pod) (found []*v1.Secret, missing []string) {
+	names := p.Spec.ImagePullSecrets
+	if len(names) == 0 {
+		if account, err := o.ServiceAccount(p.Namespace, pod.ServiceAccount(p)); err == nil {
+			names = account.ImagePullSecrets
+		}
+	}
+	for _, n := range names {
+		if n.Name == "" {
+			continue // the API lets them pass
+		}
+		s, err := o.Secret(p.Namespace, n.Name)
+		if err != nil {
+			missing = append(missing, n.Name)
+			continue
+		}
+		found = append(found, s)
+	}
+	return found, missing
+}
+
+// Priority is the pod's, as an API server would have written it into the spec:
+// its own, that of its class, or that of the class for all others.
+func (o objects) Priority(p *v1.Pod) (int32, error) {
+	switch name := p.Spec.PriorityClassName; {
+	case p.Spec.Priority != nil:
+		return *p.Spec.Priority, nil
+	case name == manifest.NodeCriticalClass:
+		return manifest.NodeCriticalPriority, nil
+	case name == manifest.ClusterCriticalClass:
+		return manifest.SystemCriticalPriority, nil
+	case name != "":
+		class, err := find[*schedulingv1.PriorityClass](o, "PriorityClass", "", name)
+		if err != nil {
+			return 0, err
+		}
+		return class.Value, nil
+	}
+	// Of several the API server takes the lowest.
+	all, _ := o.store.Resources("PriorityClass")
+	var best *schedulingv1.PriorityClass
+	for _, r := range all {
+		if c := r.Object.(*schedulingv1.PriorityClass); c.GlobalDefault && (best == nil || c.Value < best.Value) {
+			best = c
+		}
+	}
+	if best == nil {
+		return 0, nil
+	}
+	return best.Value, nil
 }
 
 // Services are those of a namespace, sorted by name. One that is not served has

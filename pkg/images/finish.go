@@ -55,7 +55,7 @@ func (m *Manager) finish(pl *pull, id string, size uint64, err error, ending boo
 		case !ending:
 			if !failed[bk] { // two containers of one pod, one failure
 				failed[bk] = true
-				m.fail(bk, err)
+				m.fail(bk, pl.key.credentials, err)
 			}
 			evs = append(evs, failedEvents(w.pod, w.container, w.image, err)...)
 		}
@@ -80,14 +80,14 @@ func failedEvents(p *v1.Pod, container, image string, err error) []event {
 }
 
 // fail counts one more failure of an image for a pod; mu is held.
-func (m *Manager) fail(k backoffKey, err error) *backoff {
+func (m *Manager) fail(k backoffKey, credentials string, err error) *backoff {
 	now := m.opts.Clock.Now()
 	delay := m.opts.Backoff
 	if b := m.backoffs[k]; b != nil && now.Sub(b.retryAt) <= 2*m.opts.BackoffMax {
 		delay = min(2*b.delay, m.opts.BackoffMax)
 	}
 	b := &backoff{
-		delay: delay, retryAt: now.Add(delay), err: err.Error(),
+		delay: delay, retryAt: now.Add(delay), err: err.Error(), credentials: credentials,
 		flip: now.Add(min(errImagePullShown, delay/2)),
 	}
 	m.backoffs[k] = b
@@ -131,12 +131,13 @@ func (m *Manager) Pull(ctx context.Context, image string, policy v1.PullPolicy, 
 		progress = func(Progress) {}
 	}
 	w := &waiter{news: make(chan struct{}, 1), done: make(chan error, 1)}
-	m.mu.Lock()
-	pl, err := m.join(ref, w)
-	m.mu.Unlock()
+	auths, _, err := m.credentials(nil, ref)
 	if err != nil {
 		return err
 	}
+	m.mu.Lock()
+	pl := m.join(ref, auths, w)
+	m.mu.Unlock()
 	show := func() {
 		m.mu.Lock()
 		p := pl.progress()

@@ -67,19 +67,24 @@ func (k *Keyring) Lookup(ref string) ([]runtime.Auth, error) {
 	if k.err != nil && !k.loaded {
 		return nil, k.err
 	}
-	host, repo := splitRef(ref)
+	host, _ := splitRef(ref)
 	for _, h := range []string{host, "*"} {
 		if why := k.refused[h]; why != "" {
 			return nil, fmt.Errorf("credentials for %s: %s: %w", host, why, errdefs.ErrInvalid)
 		}
 	}
-	var found []runtime.Auth
-	for _, e := range k.entries {
+	return matching(k.entries, ref), nil
+}
+
+// matching are the credentials for a normalised reference, each once.
+func matching(entries []entry, ref string) (found []runtime.Auth) {
+	host, repo := splitRef(ref)
+	for _, e := range entries {
 		if hostMatches(e.host, host) && strings.HasPrefix(repo, e.prefix) && !slices.Contains(found, e.auth) {
 			found = append(found, e.auth)
 		}
 	}
-	return found, nil
+	return found
 }
 
 // refresh reads the file when it is not the one that was read last.
@@ -167,13 +172,15 @@ func parseConfig(data []byte) ([]entry, map[string]string, error) {
 	}
 	// As in kubelet: descending order of the key puts longer prefixes before
 	// shorter ones, and names before "*".
-	slices.SortFunc(entries, func(a, b entry) int {
-		if c := strings.Compare(b.host+b.prefix, a.host+a.prefix); c != 0 {
-			return c
-		}
-		return strings.Compare(b.key, a.key)
-	})
+	slices.SortFunc(entries, compareEntries)
 	return entries, refused, nil
+}
+
+func compareEntries(a, b entry) int {
+	if c := strings.Compare(b.host+b.prefix, a.host+a.prefix); c != 0 {
+		return c
+	}
+	return strings.Compare(b.key, a.key)
 }
 
 // decodeAuth splits base64("user:password").

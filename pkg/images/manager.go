@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,8 +46,11 @@ type Options struct {
 	Backoff, BackoffMax time.Duration
 	// ProgressDeadline ends a pull that fetched no byte for that long. Default 5 min.
 	ProgressDeadline time.Duration
-	// Credentials may be nil: every pull is anonymous.
+	// Credentials are the node's; nil: none.
 	Credentials *Keyring
+	// PullSecrets are the pod's own, and the names of those that are not there;
+	// nil: pods have none.
+	PullSecrets func(p *v1.Pod) (found []*v1.Secret, missing []string)
 	Clock       clock.Clock
 	// Events and Wake may be nil. Both are called without a lock held and must not block.
 	Events EventFunc
@@ -102,8 +107,11 @@ type backoff struct {
 	flip    time.Time // ErrImagePull before, ImagePullBackOff from here on
 	retryAt time.Time
 	err     string
-	flipped bool // Wake was called for flip
-	retried bool // Wake was called for retryAt
+	// credentials is the fingerprint of what was tried; with others there is no
+	// reason to wait.
+	credentials string
+	flipped     bool // Wake was called for flip
+	retried     bool // Wake was called for retryAt
 }
 
 // New returns a Manager; nothing is pulled before Run.
@@ -242,17 +250,24 @@ func (m *Manager) decide(p *v1.Pod, c *v1.Container, key containerKey, attempt u
 		return State{Reason: ReasonNeverPull, Message: msg, RetryAt: m.opts.Clock.Now().Add(lookAgain)},
 			cs.once(nil, p, c, v1.EventTypeWarning, ReasonNeverPull, msg)
 	}
-	if b := m.backoffs[backoffKey{p.UID, ref}]; b != nil && m.opts.Clock.Now().Before(b.retryAt) {
+	auths, missing, err := m.credentials(p, ref)
+	tried := fingerprint(auths)
+	if b := m.backoffs[backoffKey{p.UID, ref}]; b != nil && m.opts.Clock.Now().Before(b.retryAt) && b.credentials == tried {
 		return m.waiting(b, cs, p, c)
 	}
 	cs.pulledID = ""
-	pl, err := m.join(ref, &waiter{pod: p, container: c.Name, image: c.Image, key: key})
-	if err != nil {
-		b := m.fail(backoffKey{p.UID, ref}, err)
-		s, evs := m.waiting(b, cs, p, c)
-		return s, append(failedEvents(p, c.Name, c.Image, err), evs...)
+	var evs []event
+	if len(missing) > 0 {
+		evs = append(evs, event{p, "", v1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf(
+			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))})
 	}
+	if err != nil {
+		b := m.fail(backoffKey{p.UID, ref}, tried, err)
+		s, more := m.waiting(b, cs, p, c)
+		return s, slices.Concat(evs, failedEvents(p, c.Name, c.Image, err), more)
+	}
+	pl := m.join(ref, auths, &waiter{pod: p, container: c.Name, image: c.Image, key: key})
 	cs.pull = pl
 	cs.said = ""
-	return pl.state(c.Image), []event{{p, c.Name, v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image)}}
+	return pl.state(c.Image), append(evs, event{p, c.Name, v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image)})
 }

@@ -72,14 +72,7 @@ func (pl *pull) state(image string) State {
 }
 
 // join adds w to the pull of ref, starting one when there is none; mu is held.
-func (m *Manager) join(ref string, w *waiter) (*pull, error) {
-	var auths []runtime.Auth
-	if m.opts.Credentials != nil {
-		var err error
-		if auths, err = m.opts.Credentials.Lookup(ref); err != nil {
-			return nil, err
-		}
-	}
+func (m *Manager) join(ref string, auths []runtime.Auth, w *waiter) *pull {
 	key := pullKey{ref, fingerprint(auths)}
 	pl := m.pulls[key]
 	if pl == nil {
@@ -89,7 +82,7 @@ func (m *Manager) join(ref string, w *waiter) (*pull, error) {
 	}
 	pl.waiters = append(pl.waiters, w)
 	m.poke()
-	return pl, nil
+	return pl
 }
 
 // leave takes waiters out of a pull; one that nobody waits for is ended, so

@@ -99,6 +99,12 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) (errs field.ErrorList) {
 	return errs
 }
 
+// The classes that are there without anybody making them.
+const (
+	NodeCriticalClass    = "system-node-critical"
+	ClusterCriticalClass = "system-cluster-critical"
+)
+
 // Priorities that pods of the node itself have, and what others may have.
 const (
 	SystemCriticalPriority = 2000000000
@@ -131,7 +137,7 @@ func priorityClassKind() kind {
 }
 
 func validatePriorityClass(c *schedulingv1.PriorityClass) (errs field.ErrorList) {
-	system := map[string]int32{"system-node-critical": NodeCriticalPriority, "system-cluster-critical": SystemCriticalPriority}
+	system := map[string]int32{NodeCriticalClass: NodeCriticalPriority, ClusterCriticalClass: SystemCriticalPriority}
 	if strings.HasPrefix(c.Name, "system-") {
 		if value, ok := system[c.Name]; !ok || c.Value != value || c.GlobalDefault {
 			errs = append(errs, field.Forbidden(field.NewPath("metadata", "name"), "names with system- are those of Kubernetes' own classes, with their own values"))

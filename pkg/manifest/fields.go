@@ -57,11 +57,13 @@ var podFields = []typeFields{
 			"dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken " +
 			"nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext " +
 			"schedulerName tolerations priorityClassName priority enableServiceLinks hostname subdomain " +
-			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os hostUsers runtimeClassName overhead affinity resources",
-		refused: "ephemeralContainers imagePullSecrets " +
-			"preemptionPolicy " +
+			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os hostUsers runtimeClassName overhead affinity resources imagePullSecrets preemptionPolicy",
+		refused: "ephemeralContainers " +
 			"topologySpreadConstraints schedulingGates " +
 			"resourceClaims schedulingGroup evictionResponders"},
+
+	{of: v1.LocalObjectReference{},
+		supported: "name"},
 
 	{of: v1.Container{},
 		supported: "name image command args workingDir ports env envFrom resources volumeMounts volumeDevices " +

@@ -23,7 +23,8 @@ PodSpec
   securityContext: test/node TestSecurityContext
   tolerations: test/node TestKubectl, pkg/node TestTaints
   schedulerName: - there is one node to choose; kept and shown
-  priorityClassName priority: pkg/cgroup TestOOMScoreAdj
+  priorityClassName priority preemptionPolicy: pkg/podworker TestPriorityClass
+  imagePullSecrets: pkg/images TestPullSecrets
   enableServiceLinks: pkg/podworker TestEnvironment
   readinessGates: test/node TestLives, pkg/status TestReadinessGates
   os: pkg/manifest TestScenarios

@@ -88,6 +88,9 @@ func validateSpec(spec *v1.PodSpec, meta *metav1.ObjectMeta, p *field.Path) fiel
 	if spec.NodeName != "" {
 		errs = append(errs, invalid(p.Child("nodeName"), spec.NodeName, validation.IsDNS1123Subdomain(spec.NodeName))...)
 	}
+	if spec.PreemptionPolicy != nil {
+		errs = append(errs, oneOf(*spec.PreemptionPolicy, p.Child("preemptionPolicy"), v1.PreemptLowerPriority, v1.PreemptNever)...)
+	}
 	if spec.PriorityClassName != "" {
 		errs = append(errs, invalid(p.Child("priorityClassName"), spec.PriorityClassName, validation.IsDNS1123Subdomain(spec.PriorityClassName))...)
 	}

@@ -20,9 +20,6 @@ var valueChecks = map[string]valueCheck{
 
 	"PodSpec.overhead": checkResources(false),
 
-	"PodSpec.priorityClassName": onlyValues("knows no other priority classes", "",
-		"system-node-critical", "system-cluster-critical"),
-
 	"PodOS.name": onlyValues("runs pods of Linux only", "", string(v1.Linux)),
 
 	"ContainerPort.hostIP": checkHostIP,

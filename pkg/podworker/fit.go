@@ -127,6 +127,11 @@ type verdict struct {
 
 // place says whether the node runs a new pod beside its neighbours.
 func (m *Manager) place(rec store.Record, all []neighbour) verdict {
+	p, conflict := m.scheduled(rec.Pod)
+	if conflict != nil {
+		return verdict{refused: conflict}
+	}
+	rec.Pod = p
 	queued := func(n neighbour) bool { return n.queued }
 	going := func(n neighbour) bool { return n.queued || n.leaving }
 	running, staying := pick(all, queued), pick(all, going)

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,6 +17,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/status"
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
@@ -23,6 +26,8 @@ import (
 type Classes interface {
 	RuntimeClass(name string) (*nodev1.RuntimeClass, error)
 	ServiceAccount(namespace, name string) (*v1.ServiceAccount, error)
+	// Priority is the one that a pod's class gives it, or its own.
+	Priority(p *v1.Pod) (int32, error)
 }
 
 // ground is what a pod's sandbox is made with that its spec only points at.
@@ -50,6 +55,11 @@ func (m *Manager) findGround(p *v1.Pod) (ground, error) {
 	if err := m.findAccount(p); err != nil {
 		return g, err
 	}
+	if name := p.Spec.PriorityClassName; name != "" {
+		if _, err := m.Classes.Priority(p); errors.Is(err, errdefs.ErrNotFound) {
+			return g, errdefs.Errorf(runtime.ErrConfig, "no PriorityClass with name %s was found", name)
+		}
+	}
 	if name := p.Spec.RuntimeClassName; name != nil && *name != "" {
 		class, err := m.Classes.RuntimeClass(*name)
 		if errors.Is(err, errdefs.ErrNotFound) {
@@ -68,6 +78,32 @@ func (m *Manager) findGround(p *v1.Pod) (ground, error) {
 		g.firstUser, err = m.userRange(p.UID)
 	}
 	return g, err
+}
+
+// scheduled is the pod as an API server would have it scheduled: with the node
+// selector and the tolerations of its runtime class. A class that is not there
+// is waited for later on.
+func (m *Manager) scheduled(p *v1.Pod) (*v1.Pod, *status.Refusal) {
+	if p.Spec.RuntimeClassName == nil || *p.Spec.RuntimeClassName == "" {
+		return p, nil
+	}
+	class, err := m.Classes.RuntimeClass(*p.Spec.RuntimeClassName)
+	if err != nil || class.Scheduling == nil {
+		return p, nil
+	}
+	q := *p
+	q.Spec.NodeSelector = maps.Clone(p.Spec.NodeSelector)
+	for k, v := range class.Scheduling.NodeSelector {
+		if own, ok := q.Spec.NodeSelector[k]; ok && own != v {
+			return p, rejected(ReasonNodeAffinity, fmt.Sprintf("conflict: runtimeClass.scheduling.nodeSelector[%s] = %s; pod.spec.nodeSelector[%s] = %s", k, v, k, own))
+		}
+		if q.Spec.NodeSelector == nil {
+			q.Spec.NodeSelector = map[string]string{}
+		}
+		q.Spec.NodeSelector[k] = v
+	}
+	q.Spec.Tolerations = slices.Concat(p.Spec.Tolerations, class.Scheduling.Tolerations)
+	return &q, nil
 }
 
 // findAccount: there are no tokens without an API server, and so nothing of a

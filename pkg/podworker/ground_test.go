@@ -35,6 +35,51 @@ func (o objects) ServiceAccount(namespace, name string) (*v1.ServiceAccount, err
 	return nil, fmt.Errorf("account: %w", errdefs.ErrNotFound)
 }
 
+func (o objects) Priority(p *v1.Pod) (int32, error) {
+	if n, ok := o["priority "+p.Spec.PriorityClassName].(int32); ok {
+		return n, nil
+	}
+	return 0, fmt.Errorf("priority: %w", errdefs.ErrNotFound)
+}
+
+func TestPriorityClass(t *testing.T) {
+	known := objects{}
+	m := New(Options{Classes: known})
+	p := testPod("x", v1.RestartPolicyAlways, "c")
+	p.Spec.PriorityClassName = "high"
+	if _, err := m.findGround(p); !errors.Is(err, runtime.ErrConfig) || err.Error() != "no PriorityClass with name high was found" {
+		t.Errorf("a class that is missing: %v", err)
+	}
+	known["priority high"] = int32(7)
+	if _, err := m.findGround(p); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRuntimeClassScheduling: a class chooses nodes for its pods.
+func TestRuntimeClassScheduling(t *testing.T) {
+	toleration := func(key string) []v1.Toleration {
+		return []v1.Toleration{{Key: key, Operator: v1.TolerationOpExists}}
+	}
+	known := objects{"class kata": &nodev1.RuntimeClass{Scheduling: &nodev1.Scheduling{
+		NodeSelector: map[string]string{"kata": "yes"}, Tolerations: toleration("kata"),
+	}}}
+	m := New(Options{Classes: known})
+	p := testPod("x", v1.RestartPolicyAlways, "c")
+	if q, no := m.scheduled(p); q != p || no != nil {
+		t.Errorf("no class: %v", no)
+	}
+	p.Spec.RuntimeClassName, p.Spec.NodeSelector, p.Spec.Tolerations = new("kata"), map[string]string{"disk": "ssd"}, toleration("own")
+	q, no := m.scheduled(p)
+	if no != nil || fmt.Sprint(q.Spec.NodeSelector) != "map[disk:ssd kata:yes]" || len(q.Spec.Tolerations) != 2 || len(p.Spec.NodeSelector) != 1 {
+		t.Errorf("%v, %+v; the pod's own: %v", no, q.Spec.NodeSelector, p.Spec.NodeSelector)
+	}
+	p.Spec.NodeSelector["kata"] = "no"
+	if _, no := m.scheduled(p); no == nil || no.Reason != ReasonNodeAffinity || !strings.Contains(no.Message, "conflict: runtimeClass.scheduling.nodeSelector[kata] = yes") {
+		t.Errorf("a conflict: %+v", no)
+	}
+}
+
 func TestRuntimeClass(t *testing.T) {
 	list := func(cpu string) v1.ResourceList { return v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu)} }
 	known := objects{}

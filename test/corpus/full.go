@@ -77,7 +77,7 @@ func Full() Object {
 				Object{"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute", "tolerationSeconds": 60},
 				Object{"operator": "Exists"},
 			},
-			"priorityClassName": "system-node-critical", "priority": 2000001000, "enableServiceLinks": false,
+			"priorityClassName": "system-node-critical", "priority": 2000001000, "preemptionPolicy": "PreemptLowerPriority", "imagePullSecrets": []any{Object{"name": "login"}}, "enableServiceLinks": false,
 			"hostname": "web-0", "subdomain": "shop", "setHostnameAsFQDN": false, "hostnameOverride": "web.example", "os": Object{"name": "linux"}, "activeDeadlineSeconds": 3600,
 			"readinessGates": []any{Object{"conditionType": "example.com/open"}},
 			"hostAliases":    []any{Object{"ip": "10.0.0.1", "hostnames": []any{"a.example", "b"}}},

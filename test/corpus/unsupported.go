@@ -42,7 +42,6 @@ func UnsupportedFields() []Unsupported {
 	out := []Unsupported{
 		field("metadata.ownerReferences", `[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]`),
 		field("metadata.finalizers", `["example.com/wait"]`),
-		field("spec.priorityClassName", `"gold"`),
 		field("spec.containers[0].ports[0].hostIP", `"not-an-address"`),
 		// Device plugins, and eviction by use of local disk.
 		field("spec.containers[0].resources.limits[example.com/gpu]", `1`),
@@ -67,10 +66,8 @@ func (u Unsupported) with(path, value string) Unsupported {
 func unsupportedSpec() []Unsupported {
 	out := []Unsupported{
 		field("spec.ephemeralContainers", `[{"name":"e","image":"i"}]`),
-		field("spec.imagePullSecrets", `[{"name":"s"}]`),
 		field("spec.affinity.podAffinity", `{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone","labelSelector":{}}]}`),
 		field("spec.affinity.podAntiAffinity", `{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone","labelSelector":{}}]}`),
-		field("spec.preemptionPolicy", `"Never"`),
 		field("spec.topologySpreadConstraints", `[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]`),
 		field("spec.os.name", `"windows"`),
 		field("spec.schedulingGates", `[{"name":"example.com/gate"}]`),

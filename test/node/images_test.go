@@ -130,6 +130,40 @@ func TestPullCredentials(t *testing.T) {
 	}
 }
 
+// TestPullSecrets: a pod's own secret, and its account's, open the registry; a
+// missing one shows, and the pod starts as soon as it comes.
+func TestPullSecrets(t *testing.T) {
+	n := newNode(t)
+	reg, image := served(t, n, registry.Opts{User: "robot", Pass: "s3cret"})
+	n.StartAgent() // with pulls that are tried again after a while only
+	withSpec := func(name, line string) string {
+		return strings.Replace(podOf(name, image, "Always"), "spec:\n", "spec:\n  "+line+"\n", 1)
+	}
+	n.WriteManifest("own.yaml", withSpec("own", "imagePullSecrets: [{name: login}]"))
+	n.WriteManifest("accounts.yaml", withSpec("accounts", "serviceAccountName: puller")+
+		"---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: puller}\nimagePullSecrets: [{name: login}]\n")
+	n.WriteManifest("none.yaml", podOf("none", image, "Always"))
+	refused := func(name string) func(testbed.Pods) error {
+		return func(pods testbed.Pods) error {
+			if waiting(name, "ErrImagePull")(pods) == nil {
+				return nil
+			}
+			return waiting(name, "ImagePullBackOff")(pods)
+		}
+	}
+	n.WaitPods(long, all(refused("own"), refused("accounts"), refused("none")))
+	if out := cli(t, n, "describe", "pod", "own"); !strings.Contains(out, "FailedToRetrieveImagePullSecret") || !strings.Contains(out, "(login)") {
+		t.Errorf("no word of the missing secret:\n%s", out)
+	}
+	auth := base64.StdEncoding.EncodeToString([]byte("robot:s3cret"))
+	n.WriteManifest("login.yaml", fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: login}\ntype: kubernetes.io/dockerconfigjson\n"+
+		"stringData:\n  .dockerconfigjson: '{\"auths\":{%q:{\"auth\":%q}}}'\n", reg.Addr, auth))
+	n.WaitPods(long, all(testbed.Running("own", "accounts"), refused("none")))
+	if strings.Contains(n.AgentLog(), "s3cret") || strings.Contains(n.AgentLog(), auth) {
+		t.Error("the log holds the password")
+	}
+}
+
 // TestPullStalls: a registry that stands still delays its own pod only, the pull is
 // given up after the deadline and works once the registry does.
 func TestPullStalls(t *testing.T) {
