@@ -25,7 +25,7 @@ type scene struct {
 // says the same in words. What takes longest to come about is last.
 func scenarios() []scenario {
 	return []scenario{
-		{"assign", scene.assign}, {"cpu", scene.cpu}, {"qos", scene.qos}, {"resize", scene.resize},
+		{"assign", scene.assign}, {"cpu", scene.cpu}, {"qos", scene.qos}, {"pod-resources", scene.podResources}, {"resize", scene.resize},
 		{"volume", scene.volume}, {"persistent-volume", scene.persistentVolume}, {"projected", scene.projected},
 		{"image-volume", scene.imageVolume}, {"containers-talk", scene.containersTalk},
 		{"security-context", scene.securityContext}, {"service-account", scene.serviceAccount},
@@ -79,6 +79,11 @@ func TestScenarios(t *testing.T) {
 	})
 	expectClean(t, n)
 	fileHas(t, n, n.Path("mnt/lifecycle"), "started", "stopping", "term")
+	signal := "term"
+	if os.Getenv("NODE_CONTAINERD") == testbed.Containerd24 {
+		signal = "usr1"
+	}
+	fileHas(t, n, n.Path("mnt/signal"), signal)
 }
 
 // documented compares files, tests and the README's table.
@@ -169,6 +174,7 @@ func (s scene) assign() {
 }
 
 func (s scene) cpu() {
+	s.n.WaitPods(long, ended("cpu-too-much", v1.PodFailed, "OutOfcpu"))
 	s.reads("cpu-limited", "busy", of("cpu/cpu.cfs_quota_us", "cpu.max")+" | cut -d' ' -f1", "5000")
 	s.reads("cpu-limited", "busy", "("+of("cpu/cpu.stat", "cpu.stat")+`) | awk '$1 == "nr_throttled" && $2 > 0 { print "throttled" }'`, "throttled")
 }
@@ -188,6 +194,16 @@ func (s scene) qos() {
 		if len(p.Spec.Containers[0].Resources.Requests) != len(p.Spec.Containers[0].Resources.Limits) && pod != "qos-burstable" {
 			s.Errorf("%s: requests %v of limits %v", pod, p.Spec.Containers[0].Resources.Requests, p.Spec.Containers[0].Resources.Limits)
 		}
+	}
+}
+
+func (s scene) podResources() {
+	const quota, memory = "cpu/cpu.cfs_quota_us", "memory/memory.limit_in_bytes"
+	for container, want := range map[string]string{"own": "10000 33554432", "shares": "20000 100663296"} {
+		s.reads("pod-resources", container, "("+of(quota, "cpu.max")+") | cut -d' ' -f1; "+of(memory, "memory.max"), want)
+	}
+	if p := get(s.T, s.n, "pod-resources"); p.Status.QOSClass != v1.PodQOSBurstable {
+		s.Errorf("the pod is %s", p.Status.QOSClass)
 	}
 }
 
@@ -213,6 +229,7 @@ func (s scene) resize() {
 }
 
 func (s scene) memory() {
+	s.n.WaitPods(long, ended("memory-too-much", v1.PodFailed, "OutOfmemory"))
 	s.logs("memory-modest", "filler", "filled\n")
 	s.reads("memory-modest", "filler", of("memory/memory.limit_in_bytes", "memory.max"), "67108864")
 	s.reads("memory-modest", "filler", "["+` "$(`+of("memory/memory.usage_in_bytes", "memory.current")+`)" -ge 25165824 ] && echo counted`, "counted")
@@ -257,6 +274,8 @@ func (s scene) initContainers() {
 func (s scene) lifecycle() {
 	s.running("lifecycle")
 	fileHas(s.T, s.n, s.n.Path("mnt/lifecycle"), "started")
+	s.running("stop-signal")
+	fileHas(s.T, s.n, s.n.Path("mnt/signal"), "ready")
 }
 
 func (s scene) probes() {
