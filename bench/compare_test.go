@@ -40,6 +40,17 @@ func TestCompare(t *testing.T) {
 			}
 		}
 	}
+	if p.probed > 0 {
+		for i, how := range []string{"http", "exec"} {
+			for _, s := range inTurn(i, []system{&agent{}, &kubelet{}}) {
+				t.Logf("%d pods probed over %s: %s", p.probed, how, s.name())
+				l.turn(s, false, func() { l.probes(r, s, p, how) })
+			}
+		}
+	}
+	if p.updates > 0 {
+		configMaps(t, r, p)
+	}
 	if p.idle > 0 {
 		idle(t, r, p)
 	}

@@ -32,10 +32,12 @@ type lab struct {
 	conn   map[bool]*grpc.ClientConn // the floor's, by whether it goes through the tap
 	tapped bool                      // systems that start now go through the tap
 	count  int
+
+	manifest func(l *lab, pod string) string // of what is dropped
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{t: t, n: testbed.NewNode(t), conn: map[bool]*grpc.ClientConn{}}
+	l := &lab{t: t, n: testbed.NewNode(t), conn: map[bool]*grpc.ClientConn{}, manifest: manifest}
 	l.shared = l.n.Path("shared")
 	for _, d := range []string{l.shared, l.n.Path("stage"), l.n.Path("kubelet-manifests"), l.n.Path("kubelet"), l.n.Path("bin")} {
 		if err := os.MkdirAll(d, 0o777); err != nil {

@@ -19,14 +19,19 @@ type plan struct {
 	floors  []int         // BENCH_FLOORS: bursts of bare CRI calls, by how many are in flight
 	idle    time.Duration // BENCH_IDLE: before memory is read; 0 leaves it out
 	pods    int           // BENCH_IDLE_PODS
+	probed  int           // BENCH_PROBES: pods that are probed each second; 0 leaves them out
+	window  time.Duration // BENCH_WINDOW: how long the CPU of probing is looked at
+	updates int           // BENCH_UPDATES: changes of a ConfigMap; 0 leaves them out
 }
 
 // readPlan is half an hour's work; BENCH_SHORT=1 makes it a few minutes, and
 // the single variables change either.
 func readPlan(t *testing.T) plan {
-	p := plan{rounds: 6, samples: 4, repeats: 3, bursts: []int{20, 100}, floors: []int{2, 4, 8}, idle: 5 * time.Minute, pods: 100}
+	p := plan{rounds: 6, samples: 4, repeats: 3, bursts: []int{20, 100}, floors: []int{2, 4, 8}, idle: 5 * time.Minute, pods: 100,
+		probed: 100, window: 30 * time.Second, updates: 5}
 	if os.Getenv("BENCH_SHORT") != "" {
 		p.rounds, p.samples, p.repeats, p.floors, p.idle = 2, 3, 1, []int{4, 8}, 30*time.Second
+		p.probed, p.window, p.updates = 50, 10*time.Second, 1
 	}
 	number := func(key string, to *int) {
 		if s := os.Getenv(key); s != "" {
@@ -55,14 +60,18 @@ func readPlan(t *testing.T) plan {
 	number("BENCH_SAMPLES", &p.samples)
 	number("BENCH_REPEATS", &p.repeats)
 	number("BENCH_IDLE_PODS", &p.pods)
+	number("BENCH_PROBES", &p.probed)
+	number("BENCH_UPDATES", &p.updates)
 	numbers("BENCH_BURSTS", &p.bursts)
 	numbers("BENCH_FLOORS", &p.floors)
-	if s := os.Getenv("BENCH_IDLE"); s != "" {
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			t.Fatalf("BENCH_IDLE=%q: %v", s, err)
+	for key, to := range map[string]*time.Duration{"BENCH_IDLE": &p.idle, "BENCH_WINDOW": &p.window} {
+		if s := os.Getenv(key); s != "" {
+			d, err := time.ParseDuration(s)
+			if err != nil {
+				t.Fatalf("%s=%q: %v", key, s, err)
+			}
+			*to = d
 		}
-		p.idle = d
 	}
 	return p
 }

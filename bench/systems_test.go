@@ -63,7 +63,7 @@ type folder struct{ dir string }
 func (f *folder) drop(l *lab, pods []string) {
 	stage := l.n.Path("stage")
 	for _, p := range pods {
-		if err := os.WriteFile(filepath.Join(stage, p), []byte(manifest(l, p)), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(stage, p), []byte(l.manifest(l, p)), 0o644); err != nil {
 			l.t.Fatal(err)
 		}
 	}
