@@ -29,7 +29,7 @@ PodSpec
   readinessGates: test/node TestLives, pkg/status TestReadinessGates
   os: pkg/manifest TestScenarios
   hostUsers: test/node TestSecurityContext, pkg/podworker TestUserRanges
-  resources: pkg/cgroup TestPodLimits, pkg/pod TestOwnResourcesInTheDownwardAPI
+  resources: test/node TestNodeAllocatable, pkg/pod TestOwnResourcesInTheDownwardAPI
   runtimeClassName overhead: test/node TestSecurityContext, pkg/podworker TestRuntimeClass
 Container
   name image command args workingDir tty: test/node TestProcessAttributes
