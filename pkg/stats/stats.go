@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -194,17 +195,29 @@ func (r *Reader) Parents(detail Detail) []Cgroup {
 	return out
 }
 
+// readers is how many goroutines read pods: nearly all of it is time in the kernel,
+// and a scrape is waited for.
+const readers = 2
+
 // Pods reads every pod that has a cgroup.
 func (r *Reader) Pods(detail Detail) []Pod {
-	f := &file{}
-	pods := r.o.Pods()
-	out := make([]Pod, 0, len(pods))
-	for _, p := range pods {
-		if pod.IsTerminal(p.Status.Phase) {
-			continue // its cgroup is gone, or about to
-		}
-		if u, ok := r.read(f, p, detail); ok {
-			out = append(out, u)
+	// What has ended has no cgroup any more, or is about to lose it.
+	pods := slices.DeleteFunc(slices.Clone(r.o.Pods()), func(p *v1.Pod) bool { return pod.IsTerminal(p.Status.Phase) })
+	read, there := make([]Pod, len(pods)), make([]bool, len(pods))
+	var all sync.WaitGroup
+	for first := range readers {
+		all.Go(func() {
+			f := &file{}
+			for i := first; i < len(pods); i += readers {
+				read[i], there[i] = r.read(f, pods[i], detail)
+			}
+		})
+	}
+	all.Wait()
+	out := read[:0]
+	for i := range read {
+		if there[i] {
+			out = append(out, read[i])
 		}
 	}
 	return out

@@ -57,7 +57,7 @@ func New(t testing.TB, cgroupVersion string) *World {
 	ended := Pod()
 	ended.UID, ended.Name, ended.Status.Phase = "u2", "ended", v1.PodSucceeded
 	w.Options = stats.Options{
-		Cgroups: groups, Runtime: fakeRuntime{w}, Volumes: fakeVolumes{w}, Proc: filepath.Join(w.Dir, "proc"), Sys: filepath.Join(w.Dir, "sys"),
+		Cgroups: groups, Runtime: Runtime{w}, Volumes: fakeVolumes{w}, Proc: filepath.Join(w.Dir, "proc"), Sys: filepath.Join(w.Dir, "sys"),
 		SandboxImage: "pause:1", StateDir: w.Dir, PodLogDir: filepath.Join(w.Dir, "logs"),
 		OwnFiles: func(types.UID) (int64, error) { return 4096, nil },
 		Pods:     func() []*v1.Pod { return []*v1.Pod{Pod(), ended} }, Clock: func() time.Time { return w.Now },
@@ -79,10 +79,10 @@ func Pod() *v1.Pod {
 	return p
 }
 
-// fakeRuntime knows one sandbox and one container.
-type fakeRuntime struct{ w *World }
+// Runtime knows one sandbox and one container.
+type Runtime struct{ World *World }
 
-func (fakeRuntime) Known(id string) (rt.Known, bool) {
+func (Runtime) Known(id string) (rt.Known, bool) {
 	switch id {
 	case SandboxID:
 		return rt.Known{UID: "u1", Sandbox: true}, true
@@ -92,12 +92,12 @@ func (fakeRuntime) Known(id string) (rt.Known, bool) {
 	return rt.Known{}, false
 }
 
-func (f fakeRuntime) ImageFilesystems(context.Context) (images, containers []rt.Filesystem, err error) {
-	list := []rt.Filesystem{{Path: f.w.Dir, Bytes: 1000, Inodes: 10}}
+func (f Runtime) ImageFilesystems(context.Context) (images, containers []rt.Filesystem, err error) {
+	list := []rt.Filesystem{{Path: f.World.Dir, Bytes: 1000, Inodes: 10}}
 	return list, list, nil
 }
 
-func (f fakeRuntime) Layers(context.Context) (map[string]rt.Layer, error) { return f.w.Layers, nil }
+func (f Runtime) Layers(context.Context) (map[string]rt.Layer, error) { return f.World.Layers, nil }
 
 type fakeVolumes struct{ w *World }
 
