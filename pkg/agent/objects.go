@@ -72,9 +72,9 @@ func (o objects) Priority(p *v1.Pod) (int32, error) {
 	switch name := p.Spec.PriorityClassName; {
 	case p.Spec.Priority != nil:
 		return *p.Spec.Priority, nil
-	case name == manifest.NodeCriticalClass:
+	case name == pod.NodeCriticalClass:
 		return manifest.NodeCriticalPriority, nil
-	case name == manifest.ClusterCriticalClass:
+	case name == pod.ClusterCriticalClass:
 		return manifest.SystemCriticalPriority, nil
 	case name != "":
 		class, err := find[*schedulingv1.PriorityClass](o, "PriorityClass", "", name)

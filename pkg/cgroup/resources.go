@@ -77,7 +77,7 @@ func requirementsQOS(r *v1.ResourceRequirements) v1.PodQOSClass {
 // less the more of the node's memory (bytes) the container asked for, between 3
 // and 999. Kubelet's formula, sidecars and pod-level requests included.
 func OOMScoreAdj(pod *v1.Pod, c *v1.Container, nodeMemory int64) int64 {
-	if pod.Spec.PriorityClassName == "system-node-critical" && podpkg.Critical(pod) {
+	if pod.Spec.PriorityClassName == podpkg.NodeCriticalClass && podpkg.Critical(pod) {
 		return oomGuaranteed
 	}
 	switch QOS(pod) {

@@ -9,6 +9,8 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
 // namespaceKind: there is nothing to finalise here, and a namespace is active for
@@ -99,12 +101,6 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) (errs field.ErrorList) {
 	return errs
 }
 
-// The classes that are there without anybody making them.
-const (
-	NodeCriticalClass    = "system-node-critical"
-	ClusterCriticalClass = "system-cluster-critical"
-)
-
 // Priorities that pods of the node itself have, and what others may have.
 const (
 	SystemCriticalPriority = 2000000000
@@ -137,7 +133,7 @@ func priorityClassKind() kind {
 }
 
 func validatePriorityClass(c *schedulingv1.PriorityClass) (errs field.ErrorList) {
-	system := map[string]int32{NodeCriticalClass: NodeCriticalPriority, ClusterCriticalClass: SystemCriticalPriority}
+	system := map[string]int32{pod.NodeCriticalClass: NodeCriticalPriority, pod.ClusterCriticalClass: SystemCriticalPriority}
 	if strings.HasPrefix(c.Name, "system-") {
 		if value, ok := system[c.Name]; !ok || c.Value != value || c.GlobalDefault {
 			errs = append(errs, field.Forbidden(field.NewPath("metadata", "name"), "names with system- are those of Kubernetes' own classes, with their own values"))

@@ -125,10 +125,20 @@ func raise(to, from v1.ResourceList) {
 	}
 }
 
+// Kubernetes' own classes, which are there without anybody making them.
+const (
+	NodeCriticalClass    = "system-node-critical"
+	ClusterCriticalClass = "system-cluster-critical"
+)
+
 // systemCritical is where the priorities of Kubernetes' own classes begin.
 const systemCritical = 2000000000
 
-// Critical says that a pod's priority is one of the system's own.
+// Critical says that a pod's priority is one of the system's own, by its number
+// or, where no API server has written that, by its class.
 func Critical(p *v1.Pod) bool {
-	return p.Spec.Priority != nil && *p.Spec.Priority >= systemCritical
+	if p.Spec.Priority == nil {
+		return p.Spec.PriorityClassName == NodeCriticalClass || p.Spec.PriorityClassName == ClusterCriticalClass
+	}
+	return *p.Spec.Priority >= systemCritical
 }
