@@ -86,7 +86,7 @@ func (a agent) install() {
 	}
 	a.write("/etc/nodeagent/manifests/limited.yaml", limited)
 	a.vm.Sh(a, `ctr -n k8s.io images import /root/images.tar && rm /root/images.tar
-printf 'pods:\n  pidsLimit: 100\nmemoryReservationPolicy: TieredReservation\nmemoryThrottlingFactor: 0.5\nsystemReserved: {pid: 100}\n' >>/etc/nodeagent/nodeagent.yaml
+printf 'pods:\n  pidsLimit: 100\nmemoryReservationPolicy: TieredReservation\nmemoryThrottlingFactor: 0.5\nsystemReserved: {pid: "100"}\n' >>/etc/nodeagent/nodeagent.yaml
 echo vm.nr_hugepages=4 >/etc/sysctl.d/60-pods.conf; echo 4 >/proc/sys/vm/nr_hugepages`)
 }
 
