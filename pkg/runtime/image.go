@@ -92,3 +92,19 @@ func (c *Client) RemoveImage(ctx context.Context, ref string) error {
 		&cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: ref}})
 	return ignoreNotFound(err)
 }
+
+// UsedImages are the images of all containers of the runtime, running or not and
+// ours or not, by every name or id that they are known by.
+func (c *Client) UsedImages(ctx context.Context) (map[string]bool, error) {
+	containers, err := c.listContainers(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]bool{}
+	for _, ctr := range containers {
+		for _, ref := range []string{ctr.GetImageRef(), ctr.GetImageId(), ctr.GetImage().GetImage()} {
+			used[ref] = true
+		}
+	}
+	return used, nil
+}
