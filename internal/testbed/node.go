@@ -83,6 +83,8 @@ func (n *Node) layout() error {
 		StateDir:  n.StateDir(), RunDir: n.Path("run"),
 		PodLogDir: n.Path("logs/pods"), ContainerLogDir: n.Path("logs/containers"),
 		Listen: "127.0.0.1:10248",
+		// Memory and disk are the machine's, which others fill as well.
+		EvictionHard: map[string]string{"memory.available": "0%"}, ImageGCHighThresholdPercent: 100,
 	}
 	n.Config.Runtime.CgroupRoot = "/" + n.Name
 	n.Config.Runtime.CgroupDriver = "cgroupfs"

@@ -118,6 +118,8 @@ type agent struct {
 
 	// node is set once the runtime has answered.
 	node atomic.Pointer[node]
+	// pressure is what the node runs short of.
+	pressure atomic.Pointer[[]v1.NodeConditionType]
 	// idle is set while no runtime is needed.
 	idle atomic.Bool
 	// up is set once the agent is ready for the first time.
@@ -146,6 +148,7 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 	revisions := journal.NewCounter(time.Now())
 	a.nodeObject = nodeapi.NewKeeper(revisions, time.Now)
 	a.keepWishes()
+	a.recallPressure()
 	a.see(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
 	a.events = events.New(events.Options{NodeName: cfg.NodeName, Revisions: revisions, Clock: time.Now})
 	if a.store, err = a.openStore(revisions); err != nil {

@@ -86,8 +86,10 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 	c.folder(cfg.RunDir)
 	if len(c.errs) == 0 {
 		// Until then the next attempt has to know where the pods are.
-		if err := os.Remove(c.statePath(runtimeFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			c.did(c.statePath(runtimeFile), err)
+		for _, file := range []string{runtimeFile, pressureFile, imageUseFile} {
+			if err := os.Remove(c.statePath(file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				c.did(c.statePath(file), err)
+			}
 		}
 	}
 	return errors.Join(c.errs...)

@@ -43,8 +43,7 @@ type conditions struct {
 
 // housekeep does what has to be done now and then: try again what a full disk
 // prevented, import images that were dropped in, look after rules and the
-// runtime's health, evict pods that outgrow their volumes, collect what crashes
-// leaked.
+// runtime's health, collect what crashes leaked.
 func (a *agent) housekeep(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -62,8 +61,6 @@ func (a *agent) housekeep(ctx context.Context) error {
 			continue
 		}
 		a.look(ctx, n)
-		a.evictOversized(ctx, n)
-		n.workers.EvictOutgrown()
 		a.evictTainted(ctx)
 		if a.seen.Load().runtimeReason != "" {
 			continue // the rest needs the runtime

@@ -16,6 +16,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/config"
 	"github.com/nodeagent/nodeagent/pkg/errdefs"
+	"github.com/nodeagent/nodeagent/pkg/eviction"
 	"github.com/nodeagent/nodeagent/pkg/images"
 	"github.com/nodeagent/nodeagent/pkg/images/pause"
 	"github.com/nodeagent/nodeagent/pkg/logs"
@@ -38,6 +39,9 @@ type node struct {
 	workers *podworker.Manager
 	stats   *stats.Reader
 	logs    *logs.Rotator
+
+	eviction  *eviction.Manager
+	collector *images.Collector
 }
 
 // awaitPods returns when a container runtime is needed. An agent that serves
@@ -93,12 +97,16 @@ func (a *agent) runNode(ctx context.Context) error {
 	}
 	g.Go(func() error { return n.images.Run(ctx) })
 	g.Go(func() error { return n.logs.Run(ctx) })
+	n.eviction.Look(ctx) // before any pod is judged
 	a.store.Notify(n.workers.Wake)
 	a.store.NotifyResources(objects{a.store}.changed(n.workers))
 	a.node.Store(n)
 	a.look(ctx, n)
 	g.Go(func() error { return n.stats.Run(ctx) })
 	g.Go(func() error { return n.workers.Run(ctx) })
+	g.Go(func() error { return n.eviction.Run(ctx) })
+	g.Go(func() error { return a.watchStalls(ctx, n.eviction) })
+	g.Go(func() error { return n.collector.Run(ctx) })
 	return g.Wait()
 }
 
@@ -256,7 +264,7 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 			Runtime: client, Recorder: a.events, Metrics: a.metrics, Clock: time.Now, After: time.After, Log: a.log,
 		}),
 		Classes:       objects{a.store},
-		Admit:         podworker.Admission(a.nodeLabels, a.nodeSecurity(ctx, client)),
+		Admit:         n.admission(podworker.Admission(a.nodeLabels, a.nodeSecurity(ctx, client))),
 		Unschedulable: a.unschedulable,
 		Hostname:      a.cfg.NodeName, NodeIPs: a.cfg.NodeIP, NodeMemory: memory, RuntimeName: info.Name,
 		DNS: resolver{
@@ -276,6 +284,8 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 		return nil, err
 	}
 	n.stats = a.newStats(n, cgroups, image)
+	n.collector = a.newCollector(n)
+	n.eviction = a.newEviction(n, cgroups)
 	return n, nil
 }
 

@@ -30,6 +30,7 @@ func (a *agent) nodeFacts(c *conditions) nodeapi.Facts {
 	if f.NotReady == "" {
 		f.NotReady = c.networkReason
 	}
+	f.Pressure = *a.pressure.Load()
 	if c.runtime.Name != "" {
 		f.System.ContainerRuntimeVersion = c.runtime.Name + "://" + c.runtime.Version
 	}

@@ -31,6 +31,9 @@ const (
 	runtimeFile  = "runtime"
 	proxyFile    = "proxy-modes"
 	dnsFile      = "dns-addresses"
+	// What eviction and the collection of images know of earlier.
+	pressureFile = "pressure"
+	imageUseFile = "image-use"
 )
 
 // lockPatience is for the lock of an agent that is dead already: a program that

@@ -124,6 +124,9 @@ func TestEveryFieldSurvivesPrintAndParse(t *testing.T) {
 	c.EnforceNodeAllocatable, c.CPUCFSQuota = []string{"pods"}, new(false)
 	c.CPUCFSQuotaPeriod.Duration, c.MemoryThrottlingFactor = 50*time.Millisecond, 0.9
 	c.MemoryReservationPolicy, c.MemorySwap.SwapBehavior = "TieredReservation", "NoSwap"
+	c.EvictionHard, c.EvictionSoft = map[string]string{"memory.available": "1Gi"}, map[string]string{"nodefs.available": "5%"}
+	c.EvictionSoftGracePeriod, c.EvictionMinimumReclaim = map[string]string{"nodefs.available": "1m"}, map[string]string{"pid.available": "1"}
+	c.ImageGCHighThresholdPercent, c.ImageMaximumGCAge.Duration = 8, time.Hour
 	c.DNS = DNS{ClusterDNS: []string{"10.2.0.10"}, ClusterDomain: "x"}
 	var b bytes.Buffer
 	if err := c.Print(&b); err != nil {

@@ -84,6 +84,7 @@ func Default(c *NodeAgentConfiguration, h Host) {
 	dur(&c.Pods.CrashBackoffReset, 10*time.Minute)
 	num(&c.Pods.MaxDeadContainers, 1)
 	num(&c.Pods.MaxTerminatedPods, 100)
+	defaultEviction(c)
 
 	defaultResources(c)
 	if c.ServicesOnly() && h.exists(kubeletDir) {

@@ -35,6 +35,19 @@ func boolean(name, usage string, at func(*NodeAgentConfiguration) *bool) flag {
 		func(dst, src *NodeAgentConfiguration) { *at(dst) = *at(src) }}
 }
 
+func number(name, usage string, at func(*NodeAgentConfiguration) *int) flag {
+	return flag{name,
+		func(fs *pflag.FlagSet, c *NodeAgentConfiguration) { fs.IntVar(at(c), name, *at(c), usage) },
+		func(dst, src *NodeAgentConfiguration) { *at(dst) = *at(src) }}
+}
+
+// amounts is a map, each of whose entries is a name, a sign and a value.
+func amounts(name, sign, usage string, at func(*NodeAgentConfiguration) *map[string]string) flag {
+	return flag{name,
+		func(fs *pflag.FlagSet, c *NodeAgentConfiguration) { fs.Var(&pairs{at(c), sign}, name, usage) },
+		func(dst, src *NodeAgentConfiguration) { *at(dst) = maps.Clone(*at(src)) }}
+}
+
 // path is text that is resolved against the working folder.
 func path(name, usage string, at func(*NodeAgentConfiguration) *string) flag {
 	f := text(name, usage, at)
@@ -84,7 +97,26 @@ func flags() []flag {
 		text("listen", "address for healthz, readyz and metrics, or none (default 127.0.0.1:10248)", func(c *C) *string { return &c.Listen }),
 		text("api-listen", "address of the API for kubectl, or none (default "+DefaultAPIListen+")", func(c *C) *string { return &c.API.Listen }),
 	}
-	return slices.Concat(all, resourceFlags(), proxyFlags())
+	return slices.Concat(all, resourceFlags(), evictionFlags(), proxyFlags())
+}
+
+// evictionFlags have the names and the notation of kubelet's.
+func evictionFlags() []flag {
+	type C = NodeAgentConfiguration
+	return []flag{
+		amounts("eviction-hard", "<", "what must be left, else pods are evicted: `SIGNAL<VALUE` with commas between, as memory.available<100Mi,nodefs.available<10%", func(c *C) *map[string]string { return &c.EvictionHard }),
+		amounts("eviction-soft", "<", "what must be left, else pods are evicted after --eviction-soft-grace-period: `SIGNAL<VALUE` with commas between", func(c *C) *map[string]string { return &c.EvictionSoft }),
+		amounts("eviction-soft-grace-period", "=", "how long less than --eviction-soft may be left: `SIGNAL=DURATION` with commas between", func(c *C) *map[string]string { return &c.EvictionSoftGracePeriod }),
+		amounts("eviction-minimum-reclaim", "=", "how much more there has to be before it is enough: `SIGNAL=VALUE` with commas between", func(c *C) *map[string]string { return &c.EvictionMinimumReclaim }),
+		{"eviction-pressure-transition-period",
+			func(fs *pflag.FlagSet, c *C) {
+				fs.DurationVar(&c.EvictionPressureTransitionPeriod.Duration, "eviction-pressure-transition-period", 0, "how long a condition of the node outlasts its cause (default 5m)")
+			},
+			func(dst, src *C) { dst.EvictionPressureTransitionPeriod = src.EvictionPressureTransitionPeriod }},
+		number("eviction-max-pod-grace-period", "longest grace period, in seconds, of a pod that a soft threshold evicts; below 0: its own", func(c *C) *int { return &c.EvictionMaxPodGracePeriod }),
+		number("image-gc-high-threshold", "use of the images' file system, in percent, from which unused images are removed; 100 never (default 85)", func(c *C) *int { return &c.ImageGCHighThresholdPercent }),
+		number("image-gc-low-threshold", "use of the images' file system, in percent, down to which they are (default 80)", func(c *C) *int { return &c.ImageGCLowThresholdPercent }),
+	}
 }
 
 // proxyFlags have the names of kube-proxy's, kubelet's and kube-apiserver's.
@@ -151,3 +183,38 @@ func (h *headers) Set(s string) error {
 }
 
 func (h *headers) Type() string { return "NAME=VALUE" }
+
+// pairs is the value of --eviction-hard and the like.
+type pairs struct {
+	to   *map[string]string
+	sign string
+}
+
+func (p *pairs) String() string {
+	if p.to == nil {
+		return ""
+	}
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(*p.to)) {
+		out = append(out, name+p.sign+(*p.to)[name])
+	}
+	return strings.Join(out, ",")
+}
+
+func (p *pairs) Set(s string) error {
+	if *p.to == nil {
+		*p.to = map[string]string{}
+	}
+	for _, pair := range strings.Split(s, ",") {
+		name, value, ok := strings.Cut(pair, p.sign)
+		if pair != "" && (!ok || name == "") {
+			return fmt.Errorf("%q must be SIGNAL%sVALUE", pair, p.sign)
+		}
+		if pair != "" {
+			(*p.to)[strings.TrimSpace(name)] = strings.TrimSpace(value)
+		}
+	}
+	return nil
+}
+
+func (p *pairs) Type() string { return "SIGNAL" + p.sign + "VALUE" }

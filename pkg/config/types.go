@@ -94,6 +94,35 @@ type NodeAgentConfiguration struct {
 	FailSwapOn bool       `json:"failSwapOn,omitempty"`
 	MemorySwap MemorySwap `json:"memorySwap,omitzero"`
 
+	// Eviction, with kubelet's names and meaning. EvictionHard and EvictionSoft
+	// are what must be left by signal (see Signals), as a quantity or a
+	// percentage; 0% is none. Default of EvictionHard: memory.available 100Mi,
+	// nodefs.available 10%, nodefs.inodesFree and imagefs.inodesFree 5%,
+	// imagefs.available 15%.
+	EvictionHard            map[string]string `json:"evictionHard,omitempty"`
+	EvictionSoft            map[string]string `json:"evictionSoft,omitempty"`
+	EvictionSoftGracePeriod map[string]string `json:"evictionSoftGracePeriod,omitempty"`
+	EvictionMinimumReclaim  map[string]string `json:"evictionMinimumReclaim,omitempty"`
+	// EvictionPressureTransitionPeriod is how long a condition of the node
+	// outlasts its cause. Default 5m.
+	EvictionPressureTransitionPeriod metav1.Duration `json:"evictionPressureTransitionPeriod,omitempty"`
+	// EvictionMaxPodGracePeriod bounds the grace period of a pod that a soft
+	// threshold evicts, in seconds; below 0: it is the pod's own.
+	EvictionMaxPodGracePeriod int `json:"evictionMaxPodGracePeriod,omitempty"`
+	// MergeDefaultEvictionSettings adds the defaults to an EvictionHard that does
+	// not name them.
+	MergeDefaultEvictionSettings bool `json:"mergeDefaultEvictionSettings,omitempty"`
+
+	// Images are collected when their file system is used to the high
+	// percentage, until it is down to the low one; 100 turns that off. Defaults
+	// 85, 80.
+	ImageGCHighThresholdPercent int `json:"imageGCHighThresholdPercent,omitempty"`
+	ImageGCLowThresholdPercent  int `json:"imageGCLowThresholdPercent,omitempty"`
+	// ImageMinimumGCAge keeps an image that has only just come; default 2m. An
+	// image that nobody has used for ImageMaximumGCAge goes; 0: it stays.
+	ImageMinimumGCAge metav1.Duration `json:"imageMinimumGCAge,omitempty"`
+	ImageMaximumGCAge metav1.Duration `json:"imageMaximumGCAge,omitempty"`
+
 	// Listen serves healthz, readyz and metrics. Default 127.0.0.1:10248, or
 	// "none" with ServicesOnly beside a kubelet; "none" turns it off.
 	Listen string `json:"listen,omitempty"`

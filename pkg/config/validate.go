@@ -56,6 +56,7 @@ func problems(c *NodeAgentConfiguration) []*Error {
 	k.logs(c)
 	k.sysctls(c.Pods.AllowedUnsafeSysctls)
 	k.durations(c)
+	k.eviction(c)
 	k.servers(c)
 	k.proxy(c)
 	k.dns(c)
@@ -259,6 +260,9 @@ func (k *checker) durations(c *NodeAgentConfiguration) {
 		{"manifestURLTimeout", c.ManifestURLTimeout, 100 * time.Millisecond},
 		{"containerLogMonitorInterval", c.ContainerLogMonitorInterval, 3 * time.Second},
 		{"runtime.relistInterval", c.Runtime.RelistInterval, 100 * time.Millisecond},
+		{"evictionPressureTransitionPeriod", c.EvictionPressureTransitionPeriod, time.Second},
+		{"imageMinimumGCAge", c.ImageMinimumGCAge, time.Second},
+		{"imageMaximumGCAge", c.ImageMaximumGCAge, time.Second},
 		{"images.pullBackoff", c.Images.PullBackoff, time.Second},
 		{"images.pullBackoffMax", c.Images.PullBackoffMax, time.Second},
 		{"images.pullProgressDeadline", c.Images.PullProgressDeadline, time.Second},

@@ -18,16 +18,16 @@ type valueCheck func(n *node, p *path) (at *path, msg string)
 var valueChecks = map[string]valueCheck{
 	"ObjectMeta.annotations": checkAnnotations,
 
-	"PodSpec.overhead": checkResources(false),
+	"PodSpec.overhead": checkResources,
 
 	"PodOS.name": onlyValues("runs pods of Linux only", "", string(v1.Linux)),
 
 	"ContainerPort.hostIP": checkHostIP,
 
-	"ResourceRequirements.limits":   checkResources(false),
-	"ResourceRequirements.requests": checkResources(true),
+	"ResourceRequirements.limits":   checkResources,
+	"ResourceRequirements.requests": checkResources,
 
-	"Overhead.podFixed": checkResources(true),
+	"Overhead.podFixed": checkResources,
 
 	"EmptyDirVolumeSource.medium": checkMedium,
 }
@@ -84,14 +84,11 @@ func checkHostIP(n *node, p *path) (*path, string) {
 
 // checkResources refuses resources that nothing on this node counts or
 // enforces. Names that Kubernetes itself refuses are left to Validate.
-func checkResources(requests bool) valueCheck {
-	return func(n *node, p *path) (*path, string) {
-		for _, e := range n.entries {
-			// Requests of local disk are bookkeeping; a limit would have to evict.
-			if strings.Contains(e.key, "/") || e.key == string(v1.ResourceEphemeralStorage) && !requests {
-				return p.mapKey(e.key), notSupported
-			}
+func checkResources(n *node, p *path) (*path, string) {
+	for _, e := range n.entries {
+		if strings.Contains(e.key, "/") {
+			return p.mapKey(e.key), notSupported
 		}
-		return nil, ""
 	}
+	return nil, ""
 }

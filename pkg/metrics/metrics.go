@@ -43,6 +43,8 @@ type Metrics struct {
 	sourceProblems   *prometheus.GaugeVec
 	probes           *prometheus.CounterVec
 	probeDuration    *prometheus.HistogramVec
+	evictions        *prometheus.CounterVec
+	imagesCollected  *prometheus.CounterVec
 
 	kubelet kubelet
 
@@ -84,6 +86,8 @@ func New(b Build) *Metrics {
 	}
 	m.probes = counters("prober_probe_total", "Probes of containers by result: successful or failed.", "probe_type", "result", "container", "pod", "namespace", "pod_uid")
 	m.probeDuration = histograms("prober_probe_duration_seconds", "Seconds that successful probes took.", prometheus.DefBuckets, "probe_type", "container", "pod", "namespace")
+	m.evictions = counters("kubelet_evictions", "Pods evicted, by what was short.", "eviction_signal")
+	m.imagesCollected = counters("kubelet_image_garbage_collected_total", "Images removed that nobody used, by reason: space or age.", "reason")
 	info := gauges("nodeagent_build_info", "Always 1; the labels tell the build.", "version", "revision", "go_version")
 	info.WithLabelValues(b.Version, b.Revision, runtime.Version()).Set(1)
 	node := gauges("kubelet_node_name", "Always 1; the label tells the node.", "node")
@@ -93,7 +97,7 @@ func New(b Build) *Metrics {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.runtimeOps, m.runtimeErrors, m.runtimeDuration, m.runningPods, m.runningContainer,
 		m.podStart, m.podWorker, m.startedPods, m.startedPodErrors, m.startedContainer, m.startedErrors,
-		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, info, node,
+		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, m.evictions, m.imagesCollected, info, node,
 	)
 	m.probing = prometheus.NewRegistry()
 	m.probing.MustRegister(m.probes, m.probeDuration)
@@ -220,6 +224,22 @@ func (m *Metrics) ProbesEnded(p *v1.Pod, container string) {
 	m.probeDuration.DeletePartialMatch(labels)
 	labels["pod_uid"] = string(p.UID)
 	m.probes.DeletePartialMatch(labels)
+}
+
+// Evicted counts a pod that was evicted; signal is kubelet's word for what was
+// short: memory.available, …, or for the limit that the pod exceeded.
+func (m *Metrics) Evicted(signal string) {
+	if m != nil {
+		m.evictions.WithLabelValues(signal).Inc()
+	}
+}
+
+// ImageCollected counts an image that was removed because nobody used it: for
+// space, or for its age.
+func (m *Metrics) ImageCollected(reason string) {
+	if m != nil {
+		m.imagesCollected.WithLabelValues(reason).Inc()
+	}
 }
 
 // Request counts one request and returns what to call at its end. Path is a

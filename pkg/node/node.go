@@ -43,6 +43,8 @@ type Facts struct {
 	Handlers []string // of the runtime
 	// NotReady says why pods cannot run; empty: they can.
 	NotReady string
+	// Pressure is what the node runs short of.
+	Pressure []v1.NodeConditionType
 }
 
 // Object is the Node object, without its conditions' times.
@@ -68,7 +70,14 @@ func (f Facts) Object() *v1.Node {
 	if f.NotReady != "" {
 		ready = v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionFalse, Reason: "KubeletNotReady", Message: f.NotReady}
 	}
-	n.Status.Conditions = []v1.NodeCondition{ready}
+	for _, p := range pressures() {
+		c := v1.NodeCondition{Type: p.of, Status: v1.ConditionFalse, Reason: "Kubelet" + p.reasons[0], Message: p.messages[0]}
+		if slices.Contains(f.Pressure, p.of) {
+			c.Status, c.Reason, c.Message = v1.ConditionTrue, "Kubelet"+p.reasons[1], p.messages[1]
+		}
+		n.Status.Conditions = append(n.Status.Conditions, c)
+	}
+	n.Status.Conditions = append(n.Status.Conditions, ready)
 	return n
 }
 

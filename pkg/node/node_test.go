@@ -3,6 +3,7 @@ package node
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -29,16 +30,37 @@ func TestKeeper(t *testing.T) {
 	facts.NotReady = ""
 	k.Set(facts.Object())
 	n := <-changes
-	c := n.Status.Conditions[0]
+	ready := func(n *v1.Node) v1.NodeCondition { return n.Status.Conditions[len(n.Status.Conditions)-1] }
+	c := ready(n)
 	if c.Type != v1.NodeReady || c.Status != v1.ConditionTrue || !c.LastTransitionTime.Time.Equal(now) || n.ResourceVersion <= first.ResourceVersion {
 		t.Errorf("%+v", n)
 	}
 	turned := now
 	now = now.Add(heartbeat)
 	k.Set(facts.Object())
-	c = (<-changes).Status.Conditions[0]
+	c = ready(<-changes)
 	if !c.LastHeartbeatTime.Time.Equal(now) || !c.LastTransitionTime.Time.Equal(turned) {
 		t.Errorf("a heartbeat is due, and nothing else: %+v", c)
+	}
+}
+
+func TestPressure(t *testing.T) {
+	now := Facts{Pressure: []v1.NodeConditionType{v1.NodeDiskPressure}}.Object()
+	for i, want := range []v1.NodeCondition{
+		{Type: v1.NodeMemoryPressure, Status: v1.ConditionFalse, Reason: "KubeletHasSufficientMemory", Message: "kubelet has sufficient memory available"},
+		{Type: v1.NodeDiskPressure, Status: v1.ConditionTrue, Reason: "KubeletHasDiskPressure", Message: "kubelet has disk pressure"},
+		{Type: v1.NodePIDPressure, Status: v1.ConditionFalse, Reason: "KubeletHasSufficientPID", Message: "kubelet has sufficient PID available"},
+	} {
+		if now.Status.Conditions[i] != want {
+			t.Errorf("%+v, want %+v", now.Status.Conditions[i], want)
+		}
+	}
+	memory, disk := []v1.NodeConditionType{v1.NodeMemoryPressure}, []v1.NodeConditionType{v1.NodeDiskPressure}
+	if got := Changes(memory, disk); !slices.Equal(got, []string{"NodeHasSufficientMemory", "NodeHasDiskPressure"}) {
+		t.Errorf("%v", got)
+	}
+	if got := Changes(disk, disk); got != nil {
+		t.Errorf("%v", got)
 	}
 }
 

@@ -292,7 +292,8 @@ func (s *turn) releasePod(ctx context.Context) error {
 	if err := s.m.Cgroups.Remove(ctx, s.uid); err != nil {
 		return err
 	}
-	s.mounted, s.released = nil, true
+	s.mounted = nil
+	s.released.Store(true)
 	s.m.freed()
 	return nil
 }
@@ -313,7 +314,7 @@ func (s *turn) discardPod(ctx context.Context) error {
 	if err := s.m.removeTraces(ctx, s.uid); err != nil {
 		return err
 	}
-	s.discarded = true
+	s.discarded.Store(true)
 	return nil
 }
 

@@ -11,21 +11,22 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/status"
 )
 
-// Reasons of a refusal or an eviction, as kubelet gives them.
+// Reasons of a refusal, as kubelet gives them.
 const (
 	ReasonNodeAffinity = "NodeAffinity"
 	ReasonNodePorts    = "NodePorts"
 	ReasonAppArmor     = "AppArmor"
 	ReasonSysctl       = "SysctlForbidden"
 	ReasonGroupsPolicy = "SupplementalGroupsPolicyNotSupported"
-	reasonEvicted      = "Evicted"
 )
 
 // IsRefusal says that a final status came from the node's refusal and not from
 // the pod's own end: a restarted agent, whose labels may be others, asks again.
 func IsRefusal(st v1.PodStatus) bool {
 	refusals := []string{ReasonNodeAffinity, ReasonNodePorts, ReasonAppArmor, ReasonSysctl, ReasonGroupsPolicy}
-	return st.Phase == v1.PodFailed && (isOutOf(st.Reason) || slices.Contains(refusals, st.Reason))
+	// One that was evicted has run, or was about to.
+	underPressure := st.Reason == ReasonEvicted && len(st.ContainerStatuses) == 0
+	return st.Phase == v1.PodFailed && (underPressure || isOutOf(st.Reason) || slices.Contains(refusals, st.Reason))
 }
 
 // Admission refuses pods whose nodeSelector or node affinity does not match the node,

@@ -219,7 +219,7 @@ func (m *Manager) removeTraces(ctx context.Context, uid types.UID) error {
 	if err := RemoveLogs(m.PodLogDir, m.ContainerLogDir, uid); err != nil {
 		return err
 	}
-	for _, name := range []string{"containers", "etc-hosts", userFile, userFile + store.HalfWritten} {
+	for _, name := range []string{"containers", "etc-hosts", userFile, userFile + store.HalfWritten, evictedFile, evictedFile + store.HalfWritten} {
 		if err := os.RemoveAll(filepath.Join(m.podDir(uid), name)); err != nil {
 			return fmt.Errorf("cannot remove the files of pod %s: %w", uid, err)
 		}

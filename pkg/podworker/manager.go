@@ -180,22 +180,6 @@ func (m *Manager) Discard(uid types.UID) {
 	}
 }
 
-// Evict ends a pod for the node's sake: it fails with reason Evicted and this
-// message, and its containers get no grace period. Of a pod that nobody runs,
-// and the second time, it does nothing.
-func (m *Manager) Evict(uid types.UID, message string) {
-	m.mu.Lock()
-	w := m.workers[uid]
-	m.mu.Unlock()
-	if w == nil || !w.evicted.CompareAndSwap(nil, &status.Refusal{Reason: reasonEvicted, Message: message}) {
-		return
-	}
-	if r, ok := m.Store.ByUID(uid); ok {
-		m.Recorder.PodEvent(r.Pod, "", v1.EventTypeWarning, reasonEvicted, message)
-	}
-	w.poke()
-}
-
 // LastRelist is when the relist loop last came round; before Run it is now.
 func (m *Manager) LastRelist() time.Time {
 	if ns := m.beat.Load(); ns != 0 {

@@ -334,29 +334,6 @@ func TestRefusedPodFailsAndNothingIsMade(t *testing.T) {
 	}
 }
 
-func TestEvictedPodFailsAndStaysSo(t *testing.T) {
-	n, dir := newNode(t), t.TempDir()
-	n.want(testPod("a", v1.RestartPolicyAlways, "one"))
-	a := n.agent(dir, nil)
-	n.until("ready", n.ready("a"))
-	for range 2 {
-		a.Evict("a", "too large")
-	}
-	a.Evict("unknown", "too large")
-	n.until("failed and given back", func() bool {
-		return n.records["a"].Pod.Status.Phase == v1.PodFailed && !n.cgroups["a"] && !n.volumes["a"]
-	})
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if st := n.records["a"].Pod.Status; st.Reason != "Evicted" || st.Message != "too large" {
-		t.Errorf("%+v", st)
-	}
-	evictions := slices.DeleteFunc(slices.Clone(n.events), func(e string) bool { return !strings.Contains(e, "Evicted: too large") })
-	if len(evictions) != 1 {
-		t.Errorf("events %v", n.events)
-	}
-}
-
 func TestShorterGraceOvertakesALongerOne(t *testing.T) {
 	n := newNode(t)
 	n.want(testPod("a", v1.RestartPolicyAlways, "one"))

@@ -59,7 +59,8 @@ func (s *turn) prepare(ctx context.Context, p *v1.Pod) error {
 	if mounted == nil {
 		mounted = map[string]volumes.Mounted{}
 	}
-	s.mounted, s.ground, s.released = mounted, on, false
+	s.mounted, s.ground = mounted, on
+	s.released.Store(false)
 	return nil
 }
 

@@ -21,7 +21,7 @@ import (
 // needs to remember what changed. retry is when to try again what failed.
 func (s *turn) refresh(ctx context.Context, rec store.Record, observed *runtime.Pod) (retry time.Time) {
 	sandbox := observed.Sandbox()
-	if s.released || rec.Pod.DeletionTimestamp != nil || pod.IsTerminal(rec.Pod.Status.Phase) || sandbox == nil || !sandbox.Ready {
+	if s.released.Load() || rec.Pod.DeletionTimestamp != nil || pod.IsTerminal(rec.Pod.Status.Phase) || sandbox == nil || !sandbox.Ready {
 		return time.Time{}
 	}
 	err := s.m.Volumes.Refresh(ctx, rec.Pod)

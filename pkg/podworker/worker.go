@@ -41,24 +41,25 @@ type worker struct {
 	refused    *status.Refusal
 	// unschedulable is why the pod waits until the node is open to it.
 	unschedulable string
-	evicted       atomic.Pointer[status.Refusal] // asked for from outside
-	released      bool
+	evicted       atomic.Pointer[evicted] // asked for from outside
+	released      atomic.Bool
 	// discard is asked for from outside; discarded is when it was done.
-	discard   atomic.Bool
-	discarded bool
-	mounted   map[string]volumes.Mounted // nil: not set up since this worker began
-	ground    ground                     // set with mounted
-	stopped   map[string]bool            // sandboxes
-	running   map[string]bool            // containers seen alive
-	messages  map[string]string          // termination messages by container ID
-	failures  map[string]*failure        // by failureKey
-	waiting   map[string]v1.ContainerStateWaiting
-	stale     string                              // why volumes are not what their objects say now
-	looked    *runtime.Pod                        // the last look
-	probes    *probe.Pod                          // set by run
-	notes     map[string]notes                    // what is noted down of containers that run, by ID
-	expired   bool                                // its activeDeadlineSeconds are over, and its user was told
-	given     map[string]*v1.ResourceRequirements // what containers were last given, by ID
+	discard, discarded atomic.Bool
+	// frugal asks to keep nothing of earlier runs, once.
+	frugal   atomic.Bool
+	mounted  map[string]volumes.Mounted // nil: not set up since this worker began
+	ground   ground                     // set with mounted
+	stopped  map[string]bool            // sandboxes
+	running  map[string]bool            // containers seen alive
+	messages map[string]string          // termination messages by container ID
+	failures map[string]*failure        // by failureKey
+	waiting  map[string]v1.ContainerStateWaiting
+	stale    string                              // why volumes are not what their objects say now
+	looked   *runtime.Pod                        // the last look
+	probes   *probe.Pod                          // set by run
+	notes    map[string]notes                    // what is noted down of containers that run, by ID
+	expired  bool                                // its activeDeadlineSeconds are over, and its user was told
+	given    map[string]*v1.ResourceRequirements // what containers were last given, by ID
 	// resizeError is of the latest try.
 	resizeError string
 
@@ -74,12 +75,16 @@ type worker struct {
 }
 
 func newWorker(m *Manager, uid types.UID, orphan *store.Record) *worker {
-	return &worker{
+	w := &worker{
 		m: m, uid: uid, orphan: orphan, wake: make(chan struct{}, 1), probed: make(chan struct{}, 1),
 		stopped: map[string]bool{}, running: map[string]bool{}, messages: map[string]string{},
 		failures: map[string]*failure{}, waiting: map[string]v1.ContainerStateWaiting{},
 		killing: map[string]time.Time{}, hooks: map[hookID]*hook{}, notes: map[string]notes{}, given: map[string]*v1.ResourceRequirements{},
 	}
+	if orphan == nil {
+		w.evicted.Store(m.readEviction(uid))
+	}
+	return w
 }
 
 func (w *worker) poke() {
@@ -135,6 +140,7 @@ func (w *worker) run(ctx context.Context) {
 		}
 	})
 	defer w.probes.Stop()
+	w.resumeEviction()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	pass := "create"
@@ -179,6 +185,9 @@ func (w *worker) sync(ctx context.Context, kills *sync.WaitGroup) (next time.Tim
 	defer s.release()
 	if w.afresh.Swap(false) {
 		clear(w.failures)
+	}
+	if w.frugal.Load() {
+		defer w.frugal.Store(false)
 	}
 	refreshed, retry := false, time.Time{}
 	for ctx.Err() == nil {
@@ -235,7 +244,7 @@ func (s *turn) turn(ctx context.Context, rec store.Record, observed runtime.Pod)
 	s.writeStatus(rec, &observed)
 	wakeAt = plan.WakeAt
 	for _, a := range plan.Actions {
-		if a.Kind == lifecycle.Release && s.released || a.Kind == lifecycle.Discard && s.discarded {
+		if a.Kind == lifecycle.Release && s.released.Load() || a.Kind == lifecycle.Discard && s.discarded.Load() {
 			continue
 		}
 		progress, retry, err := s.try(ctx, rec.Pod, &observed, a)
@@ -280,9 +289,12 @@ func (s *turn) input(rec store.Record, observed runtime.Pod) lifecycle.Input {
 		Pod: rec.Pod, Observed: observed, Stopped: s.stopped,
 		Killing: map[string]time.Time{}, Known: s.judge(rec.Pod, &observed), Accepted: rec.Accepted,
 		End:     s.refused != nil || s.evicted.Load() != nil || pod.IsTerminal(rec.Pod.Status.Phase),
-		Hurry:   s.evicted.Load() != nil,
+		EndBy:   s.evicted.Load().by(),
 		Discard: s.discard.Load(),
 		Backoff: s.m.Backoff, KeepDead: s.m.KeepDead, Now: s.m.Clock(),
+	}
+	if s.frugal.Load() {
+		in.KeepDead = 0
 	}
 	s.mu.Lock()
 	for id, t := range s.killing {
@@ -395,10 +407,11 @@ func (w *worker) writeStatus(rec store.Record, observed *runtime.Pod) {
 	if cur, ok := w.m.Store.ByUID(w.uid); ok {
 		rec = cur
 	}
-	desired := rec.Pod
+	desired, evicted := rec.Pod, w.evicted.Load()
 	rec.Pod = w.allocated(desired)
 	st := status.Compute(status.Input{
-		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Unschedulable: w.unschedulable, Evicted: w.evicted.Load(), Messages: w.messages,
+		Pod: rec.Pod, Observed: *observed, Waiting: w.waiting, Refused: w.refused, Unschedulable: w.unschedulable, Messages: w.messages,
+		Evicted: evicted.refusal(), Disrupted: evicted != nil && evicted.Disrupted,
 		Known: w.judge(rec.Pod, observed), ResizeError: w.resizeError, ResizePending: w.pendingResize(desired), NodeIPs: w.m.NodeIPs, RuntimeName: w.m.RuntimeName, Accepted: rec.Accepted, Now: w.m.Clock(),
 	})
 	// One that was Unknown was started by an earlier agent.

@@ -45,6 +45,8 @@ type Input struct {
 	Unschedulable string
 	// Evicted is set when the node ends the pod for its own sake.
 	Evicted *Refusal
+	// Disrupted says that the eviction is no fault of the pod's.
+	Disrupted bool
 	// Messages are termination messages by container ID.
 	Messages map[string]string
 	// Known is what hooks and probes have said of running containers, by ID; one
@@ -255,6 +257,9 @@ func conditions(in Input, st v1.PodStatus) []v1.PodCondition {
 	if c, resizing := resizing(in); resizing {
 		list = append(list, c)
 	}
+	if c, disrupted := disruption(in); disrupted {
+		list = append(list, c)
+	}
 	return append(others, stamped(in, list[len(others):])...)
 }
 
@@ -313,6 +318,19 @@ func resizing(in Input) (v1.PodCondition, bool) {
 		}
 	}
 	return c, false
+}
+
+// disruption is the condition of a pod that ends for the sake of others; it stays.
+func disruption(in Input) (v1.PodCondition, bool) {
+	for _, c := range in.Pod.Status.Conditions {
+		if c.Type == v1.DisruptionTarget {
+			return c, true
+		}
+	}
+	if in.Evicted == nil || !in.Disrupted {
+		return v1.PodCondition{}, false
+	}
+	return v1.PodCondition{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: in.Evicted.Message}, true
 }
 
 // foreign are the pod's conditions that others have set.

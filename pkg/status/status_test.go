@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -149,13 +150,25 @@ func TestRefusedPod(t *testing.T) {
 func TestEvictedPod(t *testing.T) {
 	in := Input{Pod: testPod(v1.RestartPolicyAlways, "", "a"), Observed: observe(true, "", "a=running"),
 		Evicted: &Refusal{"Evicted", "too large"}, Accepted: began, Now: began}
+	disrupted := func(st v1.PodStatus) bool {
+		return slices.ContainsFunc(st.Conditions, func(c v1.PodCondition) bool {
+			return c.Type == v1.DisruptionTarget && c.Status == v1.ConditionTrue && c.Reason == "TerminationByKubelet" && c.Message == "too large"
+		})
+	}
+	if disrupted(Compute(in)) {
+		t.Error("it was its own fault")
+	}
+	in.Disrupted = true
 	st := Compute(in)
+	if !disrupted(st) {
+		t.Errorf("%+v", st.Conditions)
+	}
 	if st.Phase != v1.PodFailed || st.Reason != "Evicted" || st.Message != "too large" || len(st.ContainerStatuses) != 1 {
 		t.Errorf("%+v", st)
 	}
 	in.Pod.Status, in.Evicted = st, nil // a restarted agent knows it from the status only
 	in.Observed = observe(false, "", "a=exited:137")
-	if got := Compute(in); got.Phase != v1.PodFailed || got.Reason != "Evicted" || got.Message != "too large" {
+	if got := Compute(in); got.Phase != v1.PodFailed || got.Reason != "Evicted" || got.Message != "too large" || !disrupted(got) {
 		t.Errorf("after a restart: %+v", got)
 	}
 }

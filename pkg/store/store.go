@@ -447,3 +447,21 @@ func (s *Store) Retry() {
 		s.reconcile()
 	}
 }
+
+// Awaiting are the pods that a source wants and that are not there yet: the one
+// of that name before has to end first, or the disk is full.
+func (s *Store) Awaiting() (pods []*v1.Pod) {
+	s.write.Lock()
+	defer s.write.Unlock()
+	for _, wanted := range s.wanted {
+		for _, obj := range wanted {
+			if obj.Pod == nil {
+				continue
+			}
+			if _, there := s.ByUID(obj.Pod.UID); !there {
+				pods = append(pods, obj.Pod)
+			}
+		}
+	}
+	return pods
+}

@@ -264,20 +264,16 @@ func (g *Generator) probe() Object {
 
 func (g *Generator) resources() Object {
 	r := Object{}
-	list := func(request bool) func() any {
-		return func() any {
-			l := Object{}
-			g.maybe(l, 60, "cpu", func() any { return g.quantity() })
-			g.maybe(l, 60, "memory", func() any { return g.quantity() })
-			g.maybe(l, 20, "hugepages-2Mi", constant[any](g, "2Mi", "4Mi", 0, "3Mi"))
-			g.maybe(l, 5, "hugepages-1Gi", constant[any](g, "1Gi", 0))
-			if request {
-				g.maybe(l, 15, "ephemeral-storage", func() any { return g.quantity() })
-			}
-			return l
-		}
+	list := func() any {
+		l := Object{}
+		g.maybe(l, 60, "cpu", func() any { return g.quantity() })
+		g.maybe(l, 60, "memory", func() any { return g.quantity() })
+		g.maybe(l, 20, "hugepages-2Mi", constant[any](g, "2Mi", "4Mi", 0, "3Mi"))
+		g.maybe(l, 5, "hugepages-1Gi", constant[any](g, "1Gi", 0))
+		g.maybe(l, 15, "ephemeral-storage", func() any { return g.quantity() })
+		return l
 	}
-	g.maybe(r, 70, "limits", list(false))
-	g.maybe(r, 60, "requests", list(true))
+	g.maybe(r, 70, "limits", list)
+	g.maybe(r, 60, "requests", list)
 	return r
 }

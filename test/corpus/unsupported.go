@@ -43,11 +43,10 @@ func UnsupportedFields() []Unsupported {
 		field("metadata.ownerReferences", `[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]`),
 		field("metadata.finalizers", `["example.com/wait"]`),
 		field("spec.containers[0].ports[0].hostIP", `"not-an-address"`),
-		// Device plugins, and eviction by use of local disk.
+		// Device plugins.
 		field("spec.containers[0].resources.limits[example.com/gpu]", `1`),
-		field("spec.containers[0].resources.limits[ephemeral-storage]", `"1Gi"`),
 		field("spec.volumes[0].emptyDir.medium", `"Paper"`),
-		field("spec.overhead[example.com/gpu]", `1`), field("spec.overhead[ephemeral-storage]", `"1Gi"`),
+		field("spec.overhead[example.com/gpu]", `1`),
 		field("metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]", `"runtime/default"`),
 		field("metadata.annotations[container.seccomp.security.alpha.kubernetes.io/c]", `"runtime/default"`),
 	}

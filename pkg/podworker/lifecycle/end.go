@@ -10,7 +10,7 @@ import (
 )
 
 // MinGrace is what a container gets to end after its deadline has passed, be it
-// with its hook or because nobody was there to stop it, and when its pod is evicted.
+// with its hook or because nobody was there to stop it.
 const MinGrace = 2 * time.Second
 
 // terminate ends a pod that is being deleted and then removes all its traces.
@@ -68,8 +68,8 @@ func windDownBy(in Input) time.Time {
 	began := in.Now
 	at, limited := activeUntil(in.Pod, in.Accepted)
 	switch last := lastEnd(in.Pod, in.Observed); {
-	case in.Hurry:
-		return in.Now.Add(MinGrace)
+	case !in.EndBy.IsZero():
+		return in.EndBy
 	case limited && Expired(in.Pod, in.Observed, in.Accepted, in.Now):
 		began = at
 	case !last.IsZero() && !mainAlive(in.Pod, in.Observed):

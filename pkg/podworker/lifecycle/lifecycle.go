@@ -31,8 +31,9 @@ type Input struct {
 	// End is true when the pod is to be wound down although it is still
 	// wanted: it was refused, or its status is already final.
 	End bool
-	// Hurry ends the pod without its grace period: it was evicted.
-	Hurry bool
+	// EndBy is when the containers of an evicted pod have to have ended; zero: it
+	// has its own grace period.
+	EndBy time.Time
 	// Discard is true when of a finished pod nothing but its status is to stay.
 	Discard bool
 

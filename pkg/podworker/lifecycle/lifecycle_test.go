@@ -27,7 +27,7 @@ type world struct {
 	stopped  map[string]bool
 	killing  map[string]time.Time
 	end      bool
-	hurry    bool
+	endBy    time.Time
 	made     int
 	log      []string
 	gone     bool
@@ -49,7 +49,7 @@ func newWorld(t *testing.T, policy v1.RestartPolicy, init, app int) *world {
 
 func (w *world) next() Plan {
 	return Next(Input{
-		Pod: w.pod, Observed: w.observed, Stopped: w.stopped, Killing: w.killing, End: w.end, Hurry: w.hurry,
+		Pod: w.pod, Observed: w.observed, Stopped: w.stopped, Killing: w.killing, End: w.end, EndBy: w.endBy,
 		Known: w.known, Accepted: epoch,
 		Backoff: Backoff{Base: 10 * time.Second, Max: 300 * time.Second, Reset: 10 * time.Minute}, KeepDead: 1, Now: w.now,
 	})
@@ -385,13 +385,13 @@ func TestShorterGraceOvertakes(t *testing.T) {
 func TestEvictionIsInAHurry(t *testing.T) {
 	w := newWorld(t, v1.RestartPolicyAlways, 0, 2)
 	w.settle()
-	w.end, w.hurry = true, true
+	w.end, w.endBy = true, w.now.Add(time.Second)
 	plan := w.next()
 	if len(plan.Actions) != 2 {
 		t.Fatalf("%+v", plan.Actions)
 	}
 	for _, a := range plan.Actions {
-		if a.Kind != KillContainer || a.Deadline.Sub(w.now) != MinGrace {
+		if a.Kind != KillContainer || !a.Deadline.Equal(w.endBy) {
 			t.Errorf("%+v", a)
 		}
 	}

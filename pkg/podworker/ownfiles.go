@@ -8,31 +8,7 @@ import (
 	"syscall"
 
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/nodeagent/nodeagent/pkg/pod"
 )
-
-// maxOwnFiles is what the files that the agent gives to a pod may grow to, in
-// bytes. Nothing that they are for comes near it.
-const maxOwnFiles = 32 << 20
-
-// EvictOutgrown ends pods that fill the disk through the files that the agent
-// gives them: their hosts file and their termination messages, which no volume
-// counts (CVE-2020-8557).
-func (m *Manager) EvictOutgrown() {
-	for _, r := range m.Store.Records() {
-		if pod.IsTerminal(r.Pod.Status.Phase) || r.Pod.DeletionTimestamp != nil {
-			continue
-		}
-		used, err := m.OwnFiles(r.Pod.UID)
-		switch {
-		case err != nil:
-			m.Log.Warn("cannot measure a pod's files; will try again", "pod", pod.Describe(r.Pod), "err", err)
-		case used > maxOwnFiles:
-			m.Evict(r.Pod.UID, fmt.Sprintf("Usage of /etc/hosts and termination messages exceeds the limit \"%dMi\".", maxOwnFiles>>20))
-		}
-	}
-}
 
 // OwnFiles is what a pod's hosts file and termination messages take on the disk,
 // in bytes.
