@@ -90,9 +90,12 @@ func evictForDisk(t *testing.T, n *testbed.Node) {
 		}
 		return nil
 	})
-	if got := metric(t, n, `kubelet_evictions{eviction_signal="nodefs.available"}`); got != "1" {
-		t.Errorf("%s evictions are counted", got)
-	}
+	n.Eventually(long, "one eviction is counted", func() error {
+		if got := metric(t, n, `kubelet_evictions{eviction_signal="nodefs.available"}`); got != "1" {
+			return fmt.Errorf("%q are", got)
+		}
+		return nil
+	})
 
 	n.KillAgent()
 	n.StartAgent()
@@ -201,9 +204,12 @@ func collectImages(t *testing.T, n *testbed.Node) {
 			t.Errorf("image %s is gone: %s", name, now)
 		}
 	}
-	if got := metric(t, n, `kubelet_image_garbage_collected_total{reason="age"}`); got == "" {
-		t.Error("it is not counted")
-	}
+	n.Eventually(long, "it is counted", func() error {
+		if metric(t, n, `kubelet_image_garbage_collected_total{reason="age"}`) == "" {
+			return errors.New("it is not")
+		}
+		return nil
+	})
 	n.WaitPods(long, all(waiting("waits", "CreateContainerConfigError"), testbed.Running("critical")))
 }
 
