@@ -59,13 +59,10 @@ func (a *app) describeCmd() *cobra.Command {
 		Short: "Show everything about pods, services and other objects, with their events",
 		Example: `  nodeagent describe pod web
   nodeagent describe pods -n kube-system
-  nodeagent describe service web`,
+  nodeagent describe service web
+  nodeagent describe node`,
 		RunE: func(c *cobra.Command, args []string) error {
-			kind, names, err := cli.ObjectNames(args)
-			if err != nil {
-				return err
-			}
-			return cl.cli().Describe(c.Context(), kind, names)
+			return cl.cli().DescribeArgs(c.Context(), args)
 		},
 		ValidArgsFunction: cl.objectArgs,
 	}

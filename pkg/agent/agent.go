@@ -150,7 +150,7 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 	a.keepWishes()
 	a.recallPressure()
 	a.see(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
-	a.events = events.New(events.Options{NodeName: cfg.NodeName, Revisions: revisions, Clock: time.Now})
+	a.events = events.New(events.Options{NodeName: cfg.NodeName, NodeUID: a.nodeUID(), Revisions: revisions, Clock: time.Now})
 	if a.store, err = a.openStore(revisions); err != nil {
 		return nil, err
 	}

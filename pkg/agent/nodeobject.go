@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	nodeapi "github.com/nodeagent/nodeagent/pkg/node"
@@ -23,7 +24,7 @@ func (a *agent) see(c *conditions) {
 // nodeFacts are what the Node object is made of.
 func (a *agent) nodeFacts(c *conditions) nodeapi.Facts {
 	f := nodeapi.Facts{
-		Name: a.cfg.NodeName, UID: manifest.UID(a.instance, "", a.cfg.NodeName, "v1/Node"), Labels: a.ownLabels(), Created: a.firstStart(),
+		Name: a.cfg.NodeName, UID: a.nodeUID(), Labels: a.ownLabels(), Created: a.firstStart(),
 		Addresses: a.cfg.NodeIP, PodCIDRs: a.cfg.Network.PodCIDRs,
 		System: nodeapi.System("/", a.o.Build.Version), Handlers: c.runtime.Handlers, NotReady: c.runtimeReason,
 	}
@@ -96,6 +97,8 @@ func (a *agent) evictTainted(ctx context.Context) {
 		a.events.PodEvent(r.Pod, "", v1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod "+key.String())
 	}
 }
+
+func (a *agent) nodeUID() types.UID { return manifest.UID(a.instance, "", a.cfg.NodeName, "v1/Node") }
 
 // firstStart is when this node began: its state folder keeps the name it had then.
 func (a *agent) firstStart() time.Time {

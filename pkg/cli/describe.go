@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodeagent/nodeagent/pkg/cli/table"
+	"github.com/nodeagent/nodeagent/pkg/pod"
 )
 
 // DescribePods writes everything that is known of each pod, with its events.
@@ -87,25 +88,35 @@ func (d page) line(level int, format string, args ...any) {
 }
 
 // words writes a list of short values, one per line, under one name.
-func (d page) words(name string, items []string) {
+func (d page) words(name string, items []string) { d.wordsAt(0, name, items) }
+
+func (d page) wordsAt(level int, name string, items []string) {
 	if len(items) == 0 {
-		d.line(0, name+":\t<none>")
+		d.line(level, name+":\t<none>")
 		return
 	}
 	for i, s := range items {
 		if i == 0 {
-			d.line(0, name+":\t%s", s)
+			d.line(level, name+":\t%s", s)
 			continue
 		}
-		d.line(0, "\t%s", s)
+		d.line(level, "\t%s", s)
 	}
 }
 
+// describePod reads as kubectl's does, line by line; what a container waits for
+// is said here, too.
 func describePod(out io.Writer, p *v1.Pod, events []v1.Event, now time.Time) error {
 	d := page{tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)}
-	d.head(p)
-	d.containers("Init Containers", p.Spec.InitContainers, p.Status.InitContainerStatuses)
-	d.containers("Containers", p.Spec.Containers, p.Status.ContainerStatuses)
+	d.head(p, now)
+	d.containers(p, "Init Containers", p.Spec.InitContainers, p.Status.InitContainerStatuses)
+	d.containers(p, "Containers", p.Spec.Containers, p.Status.ContainerStatuses)
+	var debuggers []v1.Container
+	for i := range p.Spec.EphemeralContainers {
+		debuggers = append(debuggers, v1.Container(p.Spec.EphemeralContainers[i].EphemeralContainerCommon))
+	}
+	d.containers(p, "Ephemeral Containers", debuggers, p.Status.EphemeralContainerStatuses)
+	d.gates(p)
 	d.conditions(p)
 	d.volumes(p.Spec.Volumes)
 	if p.Status.QOSClass != "" {
@@ -117,7 +128,7 @@ func describePod(out io.Writer, p *v1.Pod, events []v1.Event, now time.Time) err
 	return d.w.Flush()
 }
 
-func (d page) head(p *v1.Pod) {
+func (d page) head(p *v1.Pod, now time.Time) {
 	d.line(0, "Name:\t%s", p.Name)
 	d.line(0, "Namespace:\t%s", p.Namespace)
 	if p.Spec.Priority != nil {
@@ -141,9 +152,9 @@ func (d page) head(p *v1.Pod) {
 		d.line(0, "Start Time:\t%s", p.Status.StartTime.Format(time.RFC1123Z))
 	}
 	d.words("Labels", pairs(p.Labels, "="))
-	d.words("Annotations", pairs(p.Annotations, ": "))
-	if p.DeletionTimestamp != nil {
-		d.line(0, "Status:\tTerminating (since %s)", p.DeletionTimestamp.Format(time.RFC1123Z))
+	d.annotations(p.Annotations)
+	if p.DeletionTimestamp != nil && !pod.IsTerminal(p.Status.Phase) {
+		d.line(0, "Status:\tTerminating (lasts %s)", age(now, p.DeletionTimestamp.Time))
 		if p.DeletionGracePeriodSeconds != nil {
 			d.line(0, "Termination Grace Period:\t%ss", *p.DeletionGracePeriodSeconds)
 		}
@@ -155,6 +166,9 @@ func (d page) head(p *v1.Pod) {
 	}
 	if p.Status.Message != "" {
 		d.line(0, "Message:\t%s", p.Status.Message)
+	}
+	if sc := p.Spec.SecurityContext; sc != nil {
+		d.seccomp(0, 0, sc.SeccompProfile)
 	}
 	d.line(0, "IP:\t%s", p.Status.PodIP)
 	if len(p.Status.PodIPs) == 0 {
@@ -170,9 +184,14 @@ func (d page) head(p *v1.Pod) {
 			d.line(0, "Controlled By:\t%s/%s", o.Kind, o.Name)
 		}
 	}
+	if r := p.Spec.Resources; r != nil {
+		d.line(0, "Resources:")
+		d.quantities(1, "Limits", r.Limits)
+		d.quantities(1, "Requests", r.Requests)
+	}
 }
 
-func (d page) containers(title string, specs []v1.Container, statuses []v1.ContainerStatus) {
+func (d page) containers(p *v1.Pod, title string, specs []v1.Container, statuses []v1.ContainerStatus) {
 	if len(specs) == 0 {
 		return
 	}
@@ -184,11 +203,11 @@ func (d page) containers(title string, specs []v1.Container, statuses []v1.Conta
 			st = &statuses[at]
 		}
 		d.line(1, "%s:", c.Name)
-		d.container(c, st)
+		d.container(p, c, st)
 	}
 }
 
-func (d page) container(c *v1.Container, st *v1.ContainerStatus) {
+func (d page) container(p *v1.Pod, c *v1.Container, st *v1.ContainerStatus) {
 	if st != nil {
 		d.line(2, "Container ID:\t%s", st.ContainerID)
 	}
@@ -197,6 +216,9 @@ func (d page) container(c *v1.Container, st *v1.ContainerStatus) {
 		d.line(2, "Image ID:\t%s", st.ImageID)
 	}
 	d.ports(c.Ports)
+	if sc := c.SecurityContext; sc != nil {
+		d.seccomp(2, 3, sc.SeccompProfile)
+	}
 	d.block("Command", c.Command)
 	d.block("Args", c.Args)
 	if st != nil {
@@ -211,8 +233,8 @@ func (d page) container(c *v1.Container, st *v1.ContainerStatus) {
 		d.line(2, "Ready:\t%s", ready)
 		d.line(2, "Restart Count:\t%s", st.RestartCount)
 	}
-	d.quantities("Limits", c.Resources.Limits)
-	d.quantities("Requests", c.Resources.Requests)
+	d.quantities(2, "Limits", c.Resources.Limits)
+	d.quantities(2, "Requests", c.Resources.Requests)
 	for _, pr := range []struct {
 		name  string
 		probe *v1.Probe
@@ -221,8 +243,8 @@ func (d page) container(c *v1.Container, st *v1.ContainerStatus) {
 			d.line(2, pr.name+":\t%s", probeText(pr.probe))
 		}
 	}
-	d.environment(c)
-	d.mounts(c.VolumeMounts)
+	d.environment(p, c)
+	d.mounts(c)
 }
 
 func (d page) ports(ports []v1.ContainerPort) {
@@ -290,71 +312,14 @@ func (d page) state(name string, s v1.ContainerState) {
 	}
 }
 
-func (d page) quantities(name string, r v1.ResourceList) {
+func (d page) quantities(level int, name string, r v1.ResourceList) {
 	if len(r) == 0 {
 		return
 	}
-	d.line(2, name+":")
+	d.line(level, name+":")
 	for _, k := range slices.Sorted(maps.Keys(r)) {
 		q := r[k]
-		d.line(3, "%s:\t%s", k, q.String())
-	}
-}
-
-func (d page) environment(c *v1.Container) {
-	if len(c.EnvFrom) > 0 {
-		d.line(2, "Environment Variables from:")
-		for _, e := range c.EnvFrom {
-			switch {
-			case e.ConfigMapRef != nil:
-				d.line(3, "%s\tConfigMap", e.ConfigMapRef.Name)
-			case e.SecretRef != nil:
-				d.line(3, "%s\tSecret", e.SecretRef.Name)
-			}
-		}
-	}
-	if len(c.Env) == 0 {
-		d.line(2, "Environment:\t<none>")
-		return
-	}
-	d.line(2, "Environment:")
-	for _, e := range c.Env {
-		d.line(3, "%s:\t%s", e.Name, envText(e))
-	}
-}
-
-func envText(e v1.EnvVar) string {
-	switch f := e.ValueFrom; {
-	case f == nil:
-		return e.Value
-	case f.FieldRef != nil:
-		return fmt.Sprintf("(%s:%s)", f.FieldRef.APIVersion, f.FieldRef.FieldPath)
-	case f.ResourceFieldRef != nil:
-		return fmt.Sprintf("(%s)", f.ResourceFieldRef.Resource)
-	case f.SecretKeyRef != nil:
-		return fmt.Sprintf("<set to the key '%s' in secret '%s'>", f.SecretKeyRef.Key, f.SecretKeyRef.Name)
-	case f.ConfigMapKeyRef != nil:
-		return fmt.Sprintf("<set to the key '%s' of config map '%s'>", f.ConfigMapKeyRef.Key, f.ConfigMapKeyRef.Name)
-	}
-	return "<unknown>"
-}
-
-func (d page) mounts(mounts []v1.VolumeMount) {
-	if len(mounts) == 0 {
-		d.line(2, "Mounts:\t<none>")
-		return
-	}
-	d.line(2, "Mounts:")
-	sorted := slices.SortedFunc(slices.Values(mounts), func(a, b v1.VolumeMount) int { return strings.Compare(a.MountPath, b.MountPath) })
-	for _, m := range sorted {
-		flags := "rw"
-		if m.ReadOnly {
-			flags = "ro"
-		}
-		if m.SubPath != "" {
-			flags += ",path=\"" + m.SubPath + "\""
-		}
-		d.line(3, "%s from %s (%s)", m.MountPath, m.Name, flags)
+		d.line(level+1, "%s:\t%s", k, q.String())
 	}
 }
 
@@ -373,6 +338,9 @@ func (d page) events(events []v1.Event, now time.Time) {
 		d.line(0, "Events:\t<none>")
 		return
 	}
+	_ = d.w.Flush() // the columns of what is above are not those of events
+	// kubectl's order: the one with the latest news is last.
+	slices.SortStableFunc(events, func(a, b v1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
 	d.line(0, "Events:")
 	d.line(1, "Type\tReason\tAge\tFrom\tMessage")
 	d.line(1, "----\t------\t----\t----\t-------")
@@ -382,15 +350,20 @@ func (d page) events(events []v1.Event, now time.Time) {
 		if n := eventCount(e); n > 1 {
 			seen = fmt.Sprintf("%s (x%d over %s)", seen, n, age(now, firstSeen(e)))
 		}
-		from := cmp.Or(e.Source.Component, e.ReportingController)
-		d.line(1, "%s\t%s\t%s\t%s\t%s", e.Type, e.Reason, seen, from, strings.TrimSpace(e.Message))
+		from, message := cmp.Or(e.Source.Component, e.ReportingController), strings.TrimSpace(e.Message)
+		if at := e.InvolvedObject.FieldPath; at != "" {
+			message = at + ": " + message
+		}
+		d.line(1, "%s\t%s\t%s\t%s\t%s", e.Type, e.Reason, seen, from, message)
 	}
 }
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 // pairs are a map's entries, sorted by key.
 func pairs(m map[string]string, sep string) []string {
 	var out []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
+	for _, k := range sortedKeys(m) {
 		out = append(out, k+sep+m[k])
 	}
 	return out
@@ -398,7 +371,7 @@ func pairs(m map[string]string, sep string) []string {
 
 func tolerations(ts []v1.Toleration) []string {
 	var out []string
-	for _, t := range ts {
+	for _, t := range slices.SortedStableFunc(slices.Values(ts), func(a, b v1.Toleration) int { return strings.Compare(a.Key, b.Key) }) {
 		s := t.Key
 		if t.Value != "" {
 			s += "=" + t.Value

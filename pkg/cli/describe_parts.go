@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"net"
+	"net/url"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -9,18 +11,23 @@ import (
 
 // probeText is one probe on one line.
 func probeText(p *v1.Probe) string {
-	times := fmt.Sprintf("delay=%ds timeout=%ds period=%ds #success=%d #failure=%d",
+	times := fmt.Sprintf("delay=%ds timeout=%ds period=%ds successThreshold=%d failureThreshold=%d",
 		p.InitialDelaySeconds, p.TimeoutSeconds, p.PeriodSeconds, p.SuccessThreshold, p.FailureThreshold)
 	switch {
 	case p.Exec != nil:
 		return fmt.Sprintf("exec [%s] %s", strings.Join(p.Exec.Command, " "), times)
 	case p.HTTPGet != nil:
 		h := p.HTTPGet
-		return fmt.Sprintf("http-get %s://%s:%s%s %s", strings.ToLower(string(h.Scheme)), h.Host, h.Port.String(), h.Path, times)
+		u := url.URL{Scheme: strings.ToLower(string(h.Scheme)), Host: net.JoinHostPort(h.Host, h.Port.String()), Path: h.Path}
+		return fmt.Sprintf("http-get %s %s", u.String(), times)
 	case p.TCPSocket != nil:
 		return fmt.Sprintf("tcp-socket %s:%s %s", p.TCPSocket.Host, p.TCPSocket.Port.String(), times)
 	case p.GRPC != nil:
-		return fmt.Sprintf("grpc <pod>:%d %s", p.GRPC.Port, times)
+		service := ""
+		if p.GRPC.Service != nil {
+			service = *p.GRPC.Service
+		}
+		return fmt.Sprintf("grpc <pod>:%d %s %s", p.GRPC.Port, service, times)
 	}
 	return "unknown " + times
 }
@@ -49,7 +56,7 @@ func (d page) volume(s *v1.VolumeSource) {
 		d.line(2, "Medium:\t%s", s.EmptyDir.Medium)
 		d.line(2, "SizeLimit:\t%s", limit)
 	case s.HostPath != nil:
-		kind := ""
+		kind := "<none>"
 		if s.HostPath.Type != nil {
 			kind = string(*s.HostPath.Type)
 		}
@@ -78,6 +85,9 @@ func (d page) volume(s *v1.VolumeSource) {
 		d.line(2, "ReadOnly:\t%s", s.PersistentVolumeClaim.ReadOnly)
 	case s.Ephemeral != nil:
 		d.line(2, "Type:\tEphemeralVolume (an inline specification for a volume that gets created and deleted with the pod)")
+		if s.Ephemeral.VolumeClaimTemplate != nil {
+			d.claim(s.Ephemeral.VolumeClaimTemplate)
+		}
 	case s.NFS != nil:
 		d.line(2, "Type:\tNFS (an NFS mount that lasts the lifetime of a pod)")
 		d.line(2, "Server:\t%s", s.NFS.Server)
@@ -102,7 +112,6 @@ func (d page) projection(from v1.VolumeProjection) {
 		d.line(2, "Optional:\t%s", isTrue(from.Secret.Optional))
 	case from.DownwardAPI != nil:
 		d.line(2, "DownwardAPI:\ttrue")
-		d.downward(from.DownwardAPI.Items)
 	}
 }
 
@@ -119,3 +128,20 @@ func (d page) downward(items []v1.DownwardAPIVolumeFile) {
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }
+
+// claim is a claim that is yet to be made.
+func (d page) claim(t *v1.PersistentVolumeClaimTemplate) {
+	class := ""
+	if t.Spec.StorageClassName != nil {
+		class = *t.Spec.StorageClassName
+	}
+	d.line(2, "StorageClass:\t%s", class)
+	d.line(2, "Volume:\t%s", t.Spec.VolumeName)
+	d.wordsAt(2, "Labels", pairs(t.Labels, "="))
+	d.wordsAt(2, "Annotations", pairs(t.Annotations, ": "))
+	d.line(2, "Capacity:\t")
+	d.line(2, "Access Modes:\t")
+	if t.Spec.VolumeMode != nil {
+		d.line(2, "VolumeMode:\t%s", *t.Spec.VolumeMode)
+	}
+}

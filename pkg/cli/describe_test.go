@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"strings"
 	"testing"
+	"text/tabwriter"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -16,7 +18,7 @@ metadata:
   namespace: default
   uid: u-1
   labels: {tier: front, app: web}
-  annotations: {note: "two\nlines", evil: "\e[2J"}
+  annotations: {note: "two\nlines", evil: "\e[2J", kubectl.kubernetes.io/last-applied-configuration: "{}"}
   ownerReferences: [{kind: Other, name: no}, {kind: Job, name: owner, controller: true}]
 spec:
   nodeName: node-1
@@ -25,6 +27,9 @@ spec:
   runtimeClassName: crun
   serviceAccountName: robot
   nodeSelector: {disk: ssd}
+  readinessGates: [{conditionType: example.com/gate}, {conditionType: Ready}]
+  securityContext: {seccompProfile: {type: RuntimeDefault}}
+  ephemeralContainers: [{name: debug, image: busybox}]
   tolerations: [{operator: Exists}, {key: k, value: v, effect: NoExecute, tolerationSeconds: 30}]
   initContainers:
   - {name: prepare, image: busybox, command: [sh, -c, "set -e\necho hello"], args: [a, b]}
@@ -38,8 +43,14 @@ spec:
     - {name: IP, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: status.podIP}}}
     - {name: CPU, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}
     - {name: KEY, valueFrom: {secretKeyRef: {name: s, key: k}}}
+    - {name: ME, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.name}}}
+    - {name: ALL, valueFrom: {resourceFieldRef: {resource: limits.memory}}}
+    - {name: SIZE, valueFrom: {resourceFieldRef: {resource: requests.memory}}}
+    - {name: LINES, value: "one\ntwo"}
     - {name: CONF, valueFrom: {configMapKeyRef: {name: m, key: k}}}
-    envFrom: [{configMapRef: {name: m}}, {secretRef: {name: s}}]
+    volumeDevices: [{name: disk, devicePath: /dev/xvda}]
+    securityContext: {seccompProfile: {type: Localhost, localhostProfile: a.json}}
+    envFrom: [{configMapRef: {name: m}, prefix: P_}, {secretRef: {name: s}}]
     volumeMounts: [{name: scratch, mountPath: /scratch, subPath: sub}, {name: etc, mountPath: /etc/host, readOnly: true}]
     livenessProbe: {httpGet: {path: /live, port: 80, scheme: HTTP}, periodSeconds: 10, timeoutSeconds: 1, successThreshold: 1, failureThreshold: 3}
     readinessProbe: {tcpSocket: {port: 80}, initialDelaySeconds: 5}
@@ -84,9 +95,11 @@ func TestDescribeAll(t *testing.T) {
 	}
 	f.put(p)
 	about := v1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web", UID: "u-1"}
+	of := about
+	of.FieldPath = "spec.containers{main}"
 	f.events = []v1.Event{
 		{Type: "Warning", Reason: "BackOff", Message: "restarting\nfailed container", Count: 7, InvolvedObject: about, FirstTimestamp: ago(20 * time.Minute), LastTimestamp: ago(time.Minute), Source: v1.EventSource{Component: "nodeagent"}},
-		{Type: "Normal", Reason: "Started", Message: "Started container main", InvolvedObject: about, FirstTimestamp: ago(time.Hour), LastTimestamp: ago(time.Hour), Source: v1.EventSource{Component: "nodeagent"}},
+		{Type: "Normal", Reason: "Started", Message: "Container started", InvolvedObject: of, FirstTimestamp: ago(time.Hour), LastTimestamp: ago(time.Hour), Source: v1.EventSource{Component: "nodeagent"}},
 		{Type: "Normal", Reason: "Old", Message: "of another pod of this name", InvolvedObject: v1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web", UID: "u-0"}},
 	}
 	if err := c.DescribePods(t.Context(), []string{"pod/web"}); err != nil || errs.Len() > 0 {
@@ -117,4 +130,33 @@ func TestDescribeSeveral(t *testing.T) {
 	if err := c.DescribePods(t.Context(), nil); err != nil || out.String() != named {
 		t.Errorf("all of them: %v\n%s", err, out)
 	}
+}
+
+// TestDescribeNode: what kubectl says of a node, in its words.
+func TestDescribeNode(t *testing.T) {
+	n := &v1.Node{}
+	if err := yaml.UnmarshalStrict([]byte(`
+metadata: {name: node-1, labels: {disk: ssd, node-role.kubernetes.io/edge: ""}, annotations: {a: b}, creationTimestamp: "2026-03-04T11:00:00Z"}
+spec: {unschedulable: true, podCIDR: 10.88.0.0/16, podCIDRs: [10.88.0.0/16, "fd00::/64"], taints: [{key: b, effect: NoSchedule}, {key: a, value: v, effect: NoExecute}]}
+status:
+  conditions: [{type: Ready, status: "True", reason: KubeletReady, message: runs pods, lastHeartbeatTime: "2026-03-04T11:00:00Z", lastTransitionTime: "2026-03-04T11:00:00Z"}]
+  addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, address: node-1}]
+  capacity: {cpu: "4", memory: 8Gi, hugepages-2Mi: 4Mi, pods: "110"}
+  allocatable: {cpu: "2", memory: 4Gi, hugepages-2Mi: 4Mi, pods: "110"}
+  nodeInfo: {machineID: m, systemUUID: s, bootID: b, kernelVersion: k, osImage: o, operatingSystem: linux, architecture: amd64, containerRuntimeVersion: c, kubeletVersion: v, kubeProxyVersion: ""}
+`), n); err != nil {
+		t.Fatal(err)
+	}
+	p := &v1.Pod{}
+	if err := yaml.UnmarshalStrict([]byte(described), p); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	d := page{tabwriter.NewWriter(&out, 0, 8, 2, ' ', 0)}
+	d.node(n)
+	d.podsOfNode(n, []v1.Pod{*p, *simplePod("default", "plain", nil)}, now)
+	if err := d.w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "describe-node", out.String())
 }

@@ -213,7 +213,7 @@ func (c *CLI) describeResource(ctx context.Context, res resource, o manifest.Res
 		d.line(0, "Namespace:\t%s", o.GetNamespace())
 	}
 	d.words("Labels", pairs(o.GetLabels(), "="))
-	d.words("Annotations", pairs(o.GetAnnotations(), ": "))
+	d.annotations(o.GetAnnotations())
 	switch o := o.(type) {
 	case *v1.Service:
 		ready, err := c.serviceEndpoints(ctx, o)
@@ -255,21 +255,26 @@ func (c *CLI) serviceEndpoints(ctx context.Context, s *v1.Service) (out []*disco
 }
 
 func (d page) service(s *v1.Service, slicesOf []*discoveryv1.EndpointSlice) {
-	d.words("Selector", pairs(s.Spec.Selector, "="))
+	d.line(0, "Selector:\t%s", orNone(strings.Join(pairs(s.Spec.Selector, "="), ",")))
 	d.line(0, "Type:\t%s", s.Spec.Type)
 	if p := s.Spec.IPFamilyPolicy; p != nil {
 		d.line(0, "IP Family Policy:\t%s", *p)
 	}
-	d.line(0, "IP:\t%s", orNone(s.Spec.ClusterIP))
-	d.line(0, "IPs:\t%s", orNone(strings.Join(s.Spec.ClusterIPs, ",")))
-	if s.Spec.ExternalName != "" {
-		d.line(0, "External Name:\t%s", s.Spec.ExternalName)
+	families := make([]string, len(s.Spec.IPFamilies))
+	for i, f := range s.Spec.IPFamilies {
+		families[i] = string(f)
 	}
+	d.line(0, "IP Families:\t%s", orNone(strings.Join(families, ",")))
+	d.line(0, "IP:\t%s", s.Spec.ClusterIP)
+	d.line(0, "IPs:\t%s", orNone(strings.Join(s.Spec.ClusterIPs, ",")))
 	if len(s.Spec.ExternalIPs) > 0 {
 		d.line(0, "External IPs:\t%s", strings.Join(s.Spec.ExternalIPs, ","))
 	}
 	if s.Spec.LoadBalancerIP != "" {
 		d.line(0, "Desired LoadBalancer IP:\t%s", s.Spec.LoadBalancerIP)
+	}
+	if s.Spec.ExternalName != "" {
+		d.line(0, "External Name:\t%s", s.Spec.ExternalName)
 	}
 	var ingress []string
 	for _, in := range s.Status.LoadBalancer.Ingress {
@@ -287,10 +292,13 @@ func (d page) service(s *v1.Service, slicesOf []*discoveryv1.EndpointSlice) {
 		if p.Name == "" {
 			name = "<unset>"
 		}
-		d.line(0, "Port:\t%s  %s/%s", name, p.Port, p.Protocol)
+		d.line(0, "Port:\t%s\t%s/%s", name, p.Port, p.Protocol)
 		d.line(0, "TargetPort:\t%s/%s", p.TargetPort.String(), p.Protocol)
+		if p.AppProtocol != nil {
+			d.line(0, "AppProtocol:\t%s", *p.AppProtocol)
+		}
 		if p.NodePort != 0 {
-			d.line(0, "NodePort:\t%s  %s/%s", name, p.NodePort, p.Protocol)
+			d.line(0, "NodePort:\t%s\t%s/%s", name, p.NodePort, p.Protocol)
 		}
 		d.line(0, "Endpoints:\t%s", orNone(strings.Join(readyEndpoints(slicesOf, p.Name), ",")))
 	}
@@ -306,6 +314,9 @@ func (d page) service(s *v1.Service, slicesOf []*discoveryv1.EndpointSlice) {
 	}
 	if len(s.Spec.LoadBalancerSourceRanges) > 0 {
 		d.line(0, "LoadBalancer Source Ranges:\t%s", strings.Join(s.Spec.LoadBalancerSourceRanges, ","))
+	}
+	if t := s.Spec.TrafficDistribution; t != nil {
+		d.line(0, "Traffic Distribution:\t%s", *t)
 	}
 }
 

@@ -42,6 +42,8 @@ type ObjectRef struct {
 // Options of a recorder. The zero value of each field has a default.
 type Options struct {
 	NodeName string // where events come from
+	// NodeUID is what events about the node refer to.
+	NodeUID types.UID
 	// Limit is how many events are kept, and how many changes watchers may lag
 	// behind. Default 1,000.
 	Limit int
@@ -131,6 +133,9 @@ func (r *Recorder) PodEvent(p *v1.Pod, container, eventType, reason, message str
 // event that is there. During a flood about one object, repetitions are counted
 // without telling watchers, and what is new is dropped.
 func (r *Recorder) Event(ref ObjectRef, eventType, reason, message string) {
+	if ref.Kind == "Node" && ref.UID == "" {
+		ref.UID = r.o.NodeUID
+	}
 	id := identity{ref, eventType, reason, shorten(message)}
 	now := r.o.Clock()
 	r.mu.Lock()

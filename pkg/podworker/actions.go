@@ -224,7 +224,7 @@ func (s *turn) createContainer(ctx context.Context, p *v1.Pod, observed *runtime
 		return false, time.Time{}, err
 	}
 	s.m.linkLog(p, spec.Name, id, o)
-	s.m.Recorder.PodEvent(p, spec.Name, v1.EventTypeNormal, "Created", "Created container: "+spec.Name)
+	s.m.Recorder.PodEvent(p, spec.Name, v1.EventTypeNormal, "Created", "Container created")
 	s.m.Hook("between CreateContainer and StartContainer")
 	a.Kind = lifecycle.StartContainer
 	if err := s.startContainer(ctx, p, a, id); err != nil {
@@ -244,7 +244,7 @@ func (s *turn) startContainer(ctx context.Context, p *v1.Pod, a lifecycle.Action
 	delete(s.failures, failureKey(a))
 	delete(s.waiting, a.Container)
 	s.m.Metrics.ContainerStarted(a.Init, "")
-	s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeNormal, "Started", "Started container "+a.Container)
+	s.m.Recorder.PodEvent(p, a.Container, v1.EventTypeNormal, "Started", "Container started")
 	return nil
 }
 

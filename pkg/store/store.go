@@ -209,7 +209,7 @@ func (s *Store) present(e *entry, status v1.PodStatus, revision uint64) Record {
 	p.Annotations[pod.AnnotationConfigHash] = e.obj.SpecHash
 	p.Annotations[pod.AnnotationConfigSeen] = e.accepted.UTC().Format(time.RFC3339Nano)
 	if e.source != SourcePush {
-		p.Annotations[pod.AnnotationConfigMirror] = e.obj.SpecHash
+		p.Annotations[pod.AnnotationConfigMirror] = string(e.uid) // kubectl looks for events by it
 	}
 	p.Annotations[pod.AnnotationOrigin] = e.obj.Origin
 	p.Spec = e.amended.spec(p.Spec)

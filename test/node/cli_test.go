@@ -60,7 +60,7 @@ func TestCommandLine(t *testing.T) {
 	})
 	t.Run("describe", func(t *testing.T) {
 		out := cli(t, n, "describe", "pod", "p")
-		for _, want := range []string{"Name:         p", "Started container main", "QoS Class:"} {
+		for _, want := range []string{"Name:         p", "spec.containers{main}: Container started", "QoS Class:"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in:\n%s", want, out)
 			}

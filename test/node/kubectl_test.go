@@ -3,8 +3,11 @@ package node
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,6 +140,7 @@ func TestKubectl(t *testing.T) {
 	k.run(t, "", "wait --for=condition=Ready pod/web pod/from-file --timeout=90s", "pod/web condition met")
 
 	t.Run("look", func(t *testing.T) { k.look(t) })
+	t.Run("describe", func(t *testing.T) { k.describe(t) })
 	t.Run("change", func(t *testing.T) { k.change(t) })
 	t.Run("connect", func(t *testing.T) { k.connect(t) })
 	t.Run("make", func(t *testing.T) { k.make(t) })
@@ -284,7 +288,7 @@ func (k kubectl) ofTheNode(t *testing.T) {
 	k.run(t, "", "drain "+node+" --force --grace-period=1 --timeout=90s", "cordoned", "evicting pod default/web", "drained")
 	k.refused(t, "", "get pod web", "NotFound")
 	k.run(t, "", "get pod from-file", "Running")
-	k.run(t, "", "run late --image=busybox --image-pull-policy=IfNotPresent --command -- sleep 1000", "pod/late created")
+	k.run(t, "", `run late --image=busybox --image-pull-policy=IfNotPresent --command -- sh -c 'trap "exit 0" TERM; sleep 1000 & wait'`, "pod/late created")
 	waits := func() error {
 		out, err := k.try("", "describe", "pod", "late")
 		if err == nil && !(strings.Contains(out, "FailedScheduling") && strings.Contains(out, "1 node(s) were unschedulable") && strings.Contains(out, "Pending")) {
@@ -306,3 +310,127 @@ func (k kubectl) ofTheNode(t *testing.T) {
 	k.run(t, "", "taint node "+strings.TrimPrefix(node, "node/")+" gone-", "untainted")
 	k.run(t, "", "label "+node+" disk-", "unlabeled")
 }
+
+// ages are what differs between two looks at the same thing.
+var ages = regexp.MustCompile(`\b\d+[smhd]\d*[smh]?\b|<invalid>| +`)
+
+// describe compares what the agent's own command says with kubectl, line by line.
+func (k kubectl) describe(t *testing.T) {
+	k.run(t, describedPods, "apply -f -")
+	k.run(t, "", "wait --for=condition=Ready pod/much --timeout=90s")
+	k.run(t, "", "wait --for=jsonpath={.status.containerStatuses[0].restartCount}=1 pod/crash --timeout=90s")
+	k.run(t, "", "wait --for=jsonpath={.status.phase}=Succeeded pod/done --timeout=90s")
+	// The spaces between columns differ with what is in them: ages.
+	for _, object := range []string{"pod web", "pod from-file", "pod much", "pod crash", "pod done", "pod missing", "service web", "service ports", "node"} {
+		k.Eventually(long, "describe "+object, func() error {
+			theirs, err := k.try("", append([]string{"describe"}, fields(object)...)...)
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, theirs)
+			}
+			ours, err := k.CLI(append([]string{"describe"}, fields(object)...)...)
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, ours)
+			}
+			var differ []string
+			a, b := strings.Split(ages.ReplaceAllString(theirs, " "), "\n"), strings.Split(ages.ReplaceAllString(ours, " "), "\n")
+			// kubectl shows the line ends of a message and leases, which are not served, and not what a container waits for.
+			a = slices.DeleteFunc(a, func(l string) bool { return strings.TrimSpace(l) == "" || strings.HasPrefix(l, "Lease:") })
+			b = slices.DeleteFunc(b, func(l string) bool {
+				return strings.TrimSpace(l) == "" || strings.HasPrefix(l, " Message: ") && !slices.Contains(a, l)
+			})
+			for i := range max(len(a), len(b)) {
+				if i >= len(a) || i >= len(b) || a[i] != b[i] {
+					differ = append(differ, fmt.Sprintf("line %d: %q and %q", i, a[min(i, len(a)-1)], b[min(i, len(b)-1)]))
+				}
+			}
+			if len(differ) > 0 {
+				return fmt.Errorf("%s\nkubectl:\n%s\nnodeagent:\n%s", strings.Join(differ[:min(len(differ), 5)], "\n"), theirs, ours)
+			}
+			return nil
+		})
+	}
+	k.run(t, describedPods, "delete --now -f -")
+}
+
+// describedPods are pods and Services with something of everything that is told.
+const describedPods = `apiVersion: v1
+kind: ConfigMap
+metadata: {name: described}
+data: {a: b}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: much
+  labels: {b: "2", a: "1"}
+  annotations: {lines: "one\ntwo", long: "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"}
+spec:
+  nodeSelector: {kubernetes.io/os: linux}
+  tolerations: [{key: z, operator: Exists}, {key: a, value: v, effect: NoExecute, tolerationSeconds: 30}, {operator: Exists, effect: NoSchedule}]
+  terminationGracePeriodSeconds: 1
+  securityContext: {seccompProfile: {type: RuntimeDefault}}
+  readinessGates: []
+  initContainers:
+  - {name: first, image: busybox, imagePullPolicy: IfNotPresent, command: [/bin/sh, -c, "echo one\necho two"], args: [x]}
+  - {name: beside, image: busybox, imagePullPolicy: IfNotPresent, restartPolicy: Always, command: [sleep, "100000"]}
+  containers:
+  - name: main
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [/bin/sh, -c, "mkdir /www; echo ok >/www/index.html; exec httpd -f -p 8080 -h /www"]
+    securityContext: {seccompProfile: {type: Unconfined}}
+    ports: [{containerPort: 8080, name: http}, {containerPort: 53, protocol: UDP}]
+    resources: {limits: {cpu: "1", memory: 64Mi}, requests: {cpu: 10m}}
+    env:
+    - {name: PLAIN, value: "one\ntwo"}
+    - {name: ME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+    - {name: CPU, valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: 1m}}}
+    - {name: ALL, valueFrom: {resourceFieldRef: {resource: limits.memory}}}
+    - {name: CM, valueFrom: {configMapKeyRef: {name: described, key: a}}}
+    - {name: SECRET, valueFrom: {secretKeyRef: {name: none, key: a, optional: true}}}
+    envFrom: [{configMapRef: {name: described}, prefix: P_}, {secretRef: {name: none, optional: true}}]
+    readinessProbe: {httpGet: {path: "/index.html", port: http}, periodSeconds: 1}
+    livenessProbe: {tcpSocket: {port: 8080}, initialDelaySeconds: 1}
+    startupProbe: {exec: {command: [test, -e, /www/index.html]}, periodSeconds: 1}
+    volumeMounts: [{name: scratch, mountPath: /b}, {name: conf, mountPath: /a, readOnly: true}, {name: scratch, mountPath: /c, subPath: sub}]
+  volumes:
+  - {name: scratch, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+  - {name: disk, emptyDir: {}}
+  - {name: host, hostPath: {path: /tmp}}
+  - {name: conf, configMap: {name: described}}
+  - {name: key, secret: {secretName: none, optional: true}}
+  - {name: me, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}, {path: cpu, resourceFieldRef: {containerName: main, resource: limits.cpu}}]}}
+  - {name: all, projected: {sources: [{configMap: {name: described}}, {secret: {name: none, optional: true}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: crash}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: main, image: busybox, imagePullPolicy: IfNotPresent, terminationMessagePolicy: FallbackToLogsOnError, command: [/bin/sh, -c, "[ -e /s/x ] && exec sleep 100000; touch /s/x; echo so it is; exit 3"], volumeMounts: [{name: s, mountPath: /s}]}]
+  volumes: [{name: s, emptyDir: {}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: done}
+spec:
+  restartPolicy: Never
+  containers: [{name: main, image: busybox, imagePullPolicy: IfNotPresent, command: ["true"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: missing}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: main, image: busybox, imagePullPolicy: Never, envFrom: [{configMapRef: {name: nowhere}}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ports}
+spec:
+  type: NodePort
+  selector: {a: "1", b: "2"}
+  externalIPs: [192.0.2.77]
+  ports: [{name: http, port: 80, targetPort: http, appProtocol: http}, {name: other, port: 81}]
+`
