@@ -26,6 +26,7 @@ type fake struct {
 	pods        []Candidate
 	ending      map[types.UID]int // how often Ended says no
 	before      []types.UID       // evicted by the agent before
+	gives       int64             // what is left more when they have ended
 	said        []string
 	shown       int // how often Changed was called
 }
@@ -163,14 +164,11 @@ func TestSoftThresholdGivesTime(t *testing.T) {
 // TestWaitsForWhatIsEndedAlready: the agent before has evicted a pod, and that will do.
 func TestWaitsForWhatIsEndedAlready(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fake{signal: config.MemoryAvailable, left: 10, all: 1000, ending: map[types.UID]int{"gone": 20}, before: []types.UID{"gone"}, pods: []Candidate{try("p 0 0 0", &Usage{Memory: 500})}}
+		f := &fake{signal: config.MemoryAvailable, left: 10, all: 1000, ending: map[types.UID]int{"gone": 20}, before: []types.UID{"gone"}, gives: 290, pods: []Candidate{try("p 0 0 0", &Usage{Memory: 500})}}
 		m := f.manager(t, t.TempDir(), config.Threshold{Signal: config.MemoryAvailable, Value: amount("100")})
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go func() { _ = m.Run(ctx) }()
-		time.Sleep(time.Second)
-		synctest.Wait()
-		f.left = 300
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		f.expect(t)
