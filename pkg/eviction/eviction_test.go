@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +28,7 @@ type fake struct {
 	ending      map[types.UID]int // how often Ended says no
 	before      []types.UID       // evicted by the agent before
 	gives       int64             // what is left more when they have ended
+	mu          sync.Mutex        // of said and ending: Run and the test use them
 	said        []string
 	shown       int // how often Changed was called
 }
@@ -63,9 +65,22 @@ func (f *fake) Evict(uid types.UID, e Eviction) {
 }
 
 func (f *fake) Ending() (uids []types.UID) { return f.before }
-func (f *fake) Ended(uid types.UID) bool   { f.ending[uid]--; return f.ending[uid] < 0 }
 
-func (f *fake) say(format string, args ...any) { f.said = append(f.said, fmt.Sprintf(format, args...)) }
+func (f *fake) Ended(uid types.UID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ending[uid]--
+	if f.ending[uid] == -1 {
+		f.left += f.gives
+	}
+	return f.ending[uid] < 0
+}
+
+func (f *fake) say(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.said = append(f.said, fmt.Sprintf(format, args...))
+}
 
 func (f *fake) manager(t *testing.T, dir string, thresholds ...config.Threshold) *Manager {
 	return New(Options{
@@ -86,6 +101,8 @@ func (f *fake) manager(t *testing.T, dir string, thresholds ...config.Threshold)
 
 func (f *fake) expect(t *testing.T, want ...string) {
 	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if !slices.Equal(f.said, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(f.said, "\n"), strings.Join(want, "\n"))
 	}
@@ -154,6 +171,8 @@ func TestSoftThresholdGivesTime(t *testing.T) {
 			time.Sleep(time.Minute + 10*time.Second)
 			synctest.Wait()
 			f.expect(t, "conditions []")
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			if took := time.Since(start); f.ending["p"] >= 0 {
 				t.Errorf("it was not waited for in %s", took)
 			}
@@ -172,6 +191,8 @@ func TestWaitsForWhatIsEndedAlready(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		f.expect(t)
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		if f.ending["gone"] >= 0 {
 			t.Error("it was not waited for")
 		}
