@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/nodeagent/nodeagent/pkg/cgroup"
 	"github.com/nodeagent/nodeagent/pkg/config"
@@ -37,7 +38,24 @@ func (a *agent) reservation() nodeapi.Reservation {
 		v.Add(q)
 		sum[name] = v
 	}
-	return nodeapi.Reservation{Reserved: sum, PIDs: systemPIDs + kubePIDs, MaxPods: a.cfg.MaxPods, PodsPerCore: a.cfg.PodsPerCore}
+	return nodeapi.Reservation{
+		Reserved: sum, Eviction: a.keptFree(a.host()), PIDs: systemPIDs + kubePIDs, MaxPods: a.cfg.MaxPods, PodsPerCore: a.cfg.PodsPerCore,
+	}
+}
+
+// keptFree is what evictionHard wants to be left.
+func (a *agent) keptFree(h nodeapi.Host) v1.ResourceList {
+	list := v1.ResourceList{}
+	for _, t := range a.cfg.Thresholds() {
+		switch {
+		case t.Grace > 0:
+		case t.Signal == config.MemoryAvailable:
+			list[v1.ResourceMemory] = t.Value.Of(*resource.NewQuantity(h.Memory, resource.BinarySI))
+		case t.Signal == config.NodeFSAvailable:
+			list[v1.ResourceEphemeralStorage] = t.Value.Of(*resource.NewQuantity(int64(h.Disk), resource.BinarySI))
+		}
+	}
+	return list
 }
 
 // allocatable is what pods can ask for.

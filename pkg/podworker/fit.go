@@ -79,7 +79,7 @@ func (m *Manager) neighbours(rec store.Record) (out []neighbour) {
 		switch ends := r.Pod.DeletionTimestamp != nil || pod.IsTerminal(r.Pod.Status.Phase); {
 		case r.Pod.UID == rec.Pod.UID:
 		case w != nil && w.admitted.Load():
-			if leaving := w.evicted.Load() != nil || r.Pod.DeletionTimestamp != nil; leaving || !ends {
+			if leaving := w.evicted.Load() != nil && !w.released.Load() || r.Pod.DeletionTimestamp != nil; leaving || !ends {
 				out = append(out, neighbour{pod: w.allocated(r.Pod), static: static(r), leaving: leaving})
 			}
 		case !ends && comesFirst(r, rec) && (w == nil || w.refused == nil && w.unschedulable == ""):
@@ -121,8 +121,9 @@ type verdict struct {
 	refused *status.Refusal
 	// queued: it waits until those that come first were judged.
 	queued bool
-	// waits for other pods to end, and why.
-	waits string
+	// waits for other pods to end, and why; preempted are ended for it.
+	waits     string
+	preempted []*v1.Pod
 }
 
 // place says whether the node runs a new pod beside its neighbours.
@@ -139,8 +140,13 @@ func (m *Manager) place(rec store.Record, all []neighbour) verdict {
 	other := m.Admit(rec.Pod, running)
 	short := shortages(rec.Pod, pick(all, func(neighbour) bool { return false }), allocatable)
 	switch lacks := shortages(rec.Pod, staying, allocatable); {
-	case other != nil && len(lacks) == 0 && m.Admit(rec.Pod, staying) != nil:
+	case other != nil && (len(lacks) == 0 || critical(rec.Pod, static(rec))) && m.Admit(rec.Pod, staying) != nil:
 		return verdict{refused: other}
+	case len(lacks) > 0 && critical(rec.Pod, static(rec)):
+		if v := victims(rec.Pod, slices.DeleteFunc(slices.Clone(all), going), lacks); len(v) > 0 {
+			return verdict{preempted: v, waits: lacks[0].message()}
+		}
+		return verdict{refused: lacks[0].refusal()}
 	case len(lacks) > 0:
 		return verdict{refused: lacks[0].refusal()}
 	case other != nil:

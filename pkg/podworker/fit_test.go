@@ -157,7 +157,7 @@ func TestPlace(t *testing.T) {
 		"another one comes first":         {sized("a", "cpu", "1"), []neighbour{{pod: sized("b", "cpu", "2"), queued: true}}, "queued"},
 		"another one fits beside it":      {sized("a", "cpu", "1"), []neighbour{{pod: sized("b", "cpu", "1"), queued: true}}, ""},
 	} {
-		v, got := m.place(store.Record{Pod: tc.pod}, tc.all), ""
+		v, got := m.place(store.Record{Pod: tc.pod, Source: store.SourcePush}, tc.all), ""
 		switch {
 		case v.refused != nil:
 			got = v.refused.Reason
@@ -186,4 +186,63 @@ func TestOrderAfterAReboot(t *testing.T) {
 	n.until("b runs", n.phase("b", v1.PodRunning))
 	n.until("c runs", n.phase("c", v1.PodRunning))
 	n.until("a is refused", n.phase("a", v1.PodFailed))
+}
+
+func TestVictims(t *testing.T) {
+	class := func(uid string, priority int32, guaranteed bool, pairs ...string) neighbour {
+		p := sized(uid, pairs...)
+		p.Spec.Priority = &priority
+		if guaranteed {
+			p.Spec.Containers[0].Resources.Limits = p.Spec.Containers[0].Resources.Requests
+		}
+		return neighbour{pod: p}
+	}
+	both := []string{"cpu", "1", "memory", "1Gi"}
+	static := class("static", 0, false, both...)
+	static.static = true
+	for name, tc := range map[string]struct {
+		by   *v1.Pod
+		all  []neighbour
+		lack []shortage
+		want string
+	}{
+		"the nearest one": {class("x", 2000000000, false).pod, []neighbour{class("a", 0, false, "cpu", "2"), class("b", 0, false, "cpu", "500m"), class("c", 0, false, "cpu", "1")},
+			[]shortage{{"cpu", 700, 4000, 4000}}, "web-c"},
+		"no Guaranteed one without need": {class("x", 2000000000, false).pod, []neighbour{class("a", 0, true, both...), class("b", 0, false, "cpu", "500m"), class("c", 0, false, "cpu", "500m")},
+			[]shortage{{"cpu", 1000, 4000, 4000}}, "web-b web-c"},
+		"a Guaranteed one at need": {class("x", 2000000000, false).pod, []neighbour{class("a", 0, true, both...), class("b", 0, false, "cpu", "500m")},
+			[]shortage{{"cpu", 1000, 4000, 4000}}, "web-a"},
+		"a best-effort one for its place":       {class("x", 2000000000, false).pod, []neighbour{class("a", 0, false, both...), class("b", 0, false)}, []shortage{{"pods", 1, 2, 2}}, "web-b"},
+		"none, if it would not do":              {class("x", 2000000000, false).pod, []neighbour{class("a", 0, false, both...)}, []shortage{{"cpu", 2000, 4000, 4000}}, ""},
+		"none that is as critical":              {class("x", 2000000000, false).pod, []neighbour{class("a", 2000000000, false, both...)}, []shortage{{"cpu", 1000, 4000, 4000}}, ""},
+		"a static one of lower priority":        {class("x", 2000000000, false).pod, []neighbour{static}, []shortage{{"cpu", 1000, 4000, 4000}}, "web-static"},
+		"no static one for another of its kind": {class("x", 0, false).pod, []neighbour{static}, []shortage{{"cpu", 1000, 4000, 4000}}, ""},
+	} {
+		var names []string
+		for _, p := range victims(tc.by, tc.all, tc.lack) {
+			names = append(names, p.Name)
+		}
+		slices.Sort(names)
+		if got := strings.Join(names, " "); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+}
+
+// TestPreemption: a critical pod has others end that it needs the room of, and
+// begins when they have.
+func TestPreemption(t *testing.T) {
+	n := newNode(t)
+	n.want(sized("plain", "cpu", "2"))
+	a := n.agent(t.TempDir(), func(o *Options) { o.Allocatable = func() v1.ResourceList { return amounts("cpu", "2", "pods", "110") } })
+	n.until("it runs", n.phase("plain", v1.PodRunning))
+	p := sized("critical", "cpu", "1")
+	p.Spec.Priority = new(int32(2000000000))
+	n.want(p)
+	a.Wake(p.UID)
+	n.until("the critical one runs", n.phase("critical", v1.PodRunning))
+	n.until("the other one has failed", n.phase("plain", v1.PodFailed))
+	if st := n.status("plain"); st.Reason != "Preempting" || st.Message != "Preempted in order to admit critical pod" {
+		t.Errorf("%s: %s", st.Reason, st.Message)
+	}
 }

@@ -381,6 +381,9 @@ func (w *worker) admit(rec store.Record, observed *runtime.Pod) bool {
 		if w.queued.Store(v.queued); v.queued {
 			return false
 		}
+		for _, p := range v.preempted {
+			w.m.Evict(p.UID, Eviction{Reason: reasonPreempting, Message: messagePreempting, Grace: pod.GracePeriod(p), Disrupted: true})
+		}
 		if v.waits != "" {
 			// What it lacks comes free: the manager wakes it when a pod has ended.
 			w.m.Recorder.PodEvent(rec.Pod, "", v1.EventTypeNormal, "Waiting", "Waits for another pod to end: "+v.waits)
