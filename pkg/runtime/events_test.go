@@ -69,6 +69,32 @@ func (r *recorder) wait(t *testing.T, mark int, uid types.UID) Event {
 	}
 }
 
+// tell sends an event until it arrives: what goes into the stream of a way that
+// was given up, before the fake has seen that, is lost.
+func (r *recorder) tell(t *testing.T, uid types.UID, send func()) {
+	t.Helper()
+	mark, limit := r.mark(), time.After(20*time.Second)
+	for again := time.NewTicker(time.Second); ; {
+		send()
+		for heard := true; heard; {
+			r.mu.Lock()
+			arrived := slices.ContainsFunc(r.events[mark:], func(e Event) bool { return e.UID == uid })
+			r.mu.Unlock()
+			if arrived {
+				again.Stop()
+				return
+			}
+			select {
+			case <-r.more:
+			case <-again.C:
+				heard = false
+			case <-limit:
+				t.Fatalf("no event for %q", uid)
+			}
+		}
+	}
+}
+
 // TestEventWays: every kind of runtime, through an exit and a restart.
 func TestEventWays(t *testing.T) {
 	for _, tc := range []struct {
@@ -88,21 +114,21 @@ func TestEventWays(t *testing.T) {
 			c := dialFake(t, f, nil)
 			r := startWatch(t, c)
 			r.wait(t, 0, "")
-			f.subscribed(t, tc.subs)
-			if tc.events == "poll" {
-				// Falling back announces a gap each time.
-				for deadline := time.Now().Add(20 * time.Second); c.eventMode() != "poll" && time.Now().Before(deadline); {
-					<-r.more
+			// Falling back announces a gap each time.
+			for limit := time.After(20 * time.Second); c.eventMode() != tc.events; {
+				select {
+				case <-r.more:
+				case <-limit:
+					t.Fatalf("events come by %s", c.eventMode())
 				}
 			}
+			f.subscribed(t, tc.subs)
 			if i, err := c.Info(t.Context()); err != nil || i.Events != tc.events {
 				t.Fatalf("Info = %+v, %v", i, err)
 			}
 			_, id := startPod(t, c, onePod("u1"))
 			if tc.subs > 0 {
-				mark := r.mark()
-				f.end(id, 5, "Error", 0)
-				r.wait(t, mark, "u1")
+				r.tell(t, "u1", func() { f.end(id, 5, "Error", 0) })
 				if m := mustPod(t, c, "u1").Newest("main"); m.State != StateExited || m.ExitCode != 5 {
 					t.Fatalf("%+v", m)
 				}
