@@ -11,7 +11,7 @@
 set -eu
 
 packages=apparmor,bridge-utils,ca-certificates,conntrack,containerd,containernetworking-plugins,crun,curl,dbus
-packages=$packages,iproute2,ipset,iptables,ipvsadm,kmod,nftables,procps,runc,systemd-sysv,udev,util-linux
+packages=$packages,iproute2,ipset,iptables,ipvsadm,kmod,nfs-common,nfs-kernel-server,nftables,procps,runc,systemd-sysv,udev,util-linux
 kernel=linux-image-cloud-amd64
 
 cache=${NODEAGENT_BUILD_DIR:-/var/tmp/nodeagent-build}/vm
@@ -91,7 +91,8 @@ for u in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_al
 	fstrim.timer getty@.service serial-getty@.service getty.target ldconfig.service systemd-hwdb-update.service \
 	systemd-journal-catalog-update.service systemd-update-done.service systemd-networkd-wait-online.service \
 	systemd-pstore.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-update-utmp.service \
-	systemd-update-utmp-runlevel.service ipvsadm.service ipset.service; do
+	systemd-update-utmp-runlevel.service ipvsadm.service ipset.service nfs-server.service nfs-client.target rpcbind.service \
+	rpcbind.socket nfs-blkmap.service; do
 	ln -sf /dev/null "$root/etc/systemd/system/$u"
 done
 

@@ -48,6 +48,8 @@ func testAgent(t *testing.T, v *vm.VM) {
 	}{
 		{"Start", agent.start},
 		{"Limits", agent.limits},
+		{"AppArmor", agent.appArmor},
+		{"OtherPods", agent.otherPods},
 		{"Reload", agent.reload},
 		{"Kill", agent.kill},
 		{"StopAndStart", agent.stopAndStart},
