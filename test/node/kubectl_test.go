@@ -237,8 +237,9 @@ func (k kubectl) connect(t *testing.T) {
 		}
 		return err
 	})
-	k.run(t, "", "debug web --image=busybox --image-pull-policy=IfNotPresent --container=helper --attach -q -- echo from the debug container", "from the debug container")
-	k.run(t, "", "run once --image=busybox --image-pull-policy=IfNotPresent --restart=Never --attach --rm -q -- sh -c 'sleep 1; echo attached'", "attached")
+	k.run(t, "", "debug web --image=busybox --image-pull-policy=IfNotPresent --container=helper --attach -q -- sh -c 'sleep 1; echo from the debug container'", "from the debug container")
+	// It says nothing before it is attached to: what is said a moment earlier is in the log only.
+	k.run(t, "attached\n", "run once --image=busybox --image-pull-policy=IfNotPresent --restart=Never -i --rm -q -- sh -c 'read x; echo is $x'", "is attached")
 }
 
 func (k kubectl) make(t *testing.T) {
