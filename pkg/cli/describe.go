@@ -124,6 +124,7 @@ func describePod(out io.Writer, p *v1.Pod, events []v1.Event, now time.Time) err
 	}
 	d.words("Node-Selectors", pairs(p.Spec.NodeSelector, "="))
 	d.words("Tolerations", tolerations(p.Spec.Tolerations))
+	d.spread(p.Spec.TopologySpreadConstraints)
 	d.events(events, now)
 	return d.w.Flush()
 }

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // probeText is one probe on one line.
@@ -143,5 +145,19 @@ func (d page) claim(t *v1.PersistentVolumeClaimTemplate) {
 	d.line(2, "Access Modes:\t")
 	if t.Spec.VolumeMode != nil {
 		d.line(2, "VolumeMode:\t%s", *t.Spec.VolumeMode)
+	}
+}
+
+func (d page) spread(list []v1.TopologySpreadConstraint) {
+	var lines []string
+	for _, c := range slices.SortedStableFunc(slices.Values(list), func(a, b v1.TopologySpreadConstraint) int { return strings.Compare(a.TopologyKey, b.TopologyKey) }) {
+		line := fmt.Sprintf("%s:%s when max skew %d is exceeded", c.TopologyKey, c.WhenUnsatisfiable, c.MaxSkew)
+		if c.LabelSelector != nil {
+			line += " for selector " + metav1.FormatLabelSelector(c.LabelSelector)
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) > 0 {
+		d.words("Topology Spread Constraints", lines)
 	}
 }

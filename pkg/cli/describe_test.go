@@ -31,6 +31,9 @@ spec:
   securityContext: {seccompProfile: {type: RuntimeDefault}}
   ephemeralContainers: [{name: debug, image: busybox}]
   tolerations: [{operator: Exists}, {key: k, value: v, effect: NoExecute, tolerationSeconds: 30}]
+  topologySpreadConstraints:
+  - {maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway}
+  - {maxSkew: 2, topologyKey: host, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: web}}}
   initContainers:
   - {name: prepare, image: busybox, command: [sh, -c, "set -e\necho hello"], args: [a, b]}
   containers:

@@ -38,7 +38,7 @@ var supportTable = sync.OnceValue(func() []typeFields {
 
 // podRows are those of a Pod, the rows that have files of their own included.
 func podRows() []typeFields {
-	return slices.Concat(podFields, envFields, affinityFields, volumeFields, fieldRefFields)
+	return slices.Concat(podFields, envFields, affinityFields, spreadFields, volumeFields, fieldRefFields)
 }
 
 var podFields = []typeFields{
@@ -57,10 +57,9 @@ var podFields = []typeFields{
 			"dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken " +
 			"nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext " +
 			"schedulerName tolerations priorityClassName priority enableServiceLinks hostname subdomain " +
-			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os hostUsers runtimeClassName overhead affinity resources imagePullSecrets preemptionPolicy",
+			"dnsConfig hostAliases activeDeadlineSeconds readinessGates setHostnameAsFQDN hostnameOverride os hostUsers runtimeClassName overhead affinity resources imagePullSecrets preemptionPolicy topologySpreadConstraints",
 		refused: "ephemeralContainers " +
-			"topologySpreadConstraints schedulingGates " +
-			"resourceClaims schedulingGroup evictionResponders"},
+			"schedulingGates resourceClaims schedulingGroup evictionResponders"},
 
 	{of: v1.LocalObjectReference{},
 		supported: "name"},

@@ -22,6 +22,7 @@ PodSpec
   shareProcessNamespace: test/node TestInitContainersRunInOrder
   securityContext: test/node TestSecurityContext
   tolerations: test/node TestKubectl, pkg/node TestTaints
+  topologySpreadConstraints: - a scheduler's business; checked, kept and shown
   schedulerName: - there is one node to choose; kept and shown
   priorityClassName priority preemptionPolicy: pkg/podworker TestPriorityClass
   imagePullSecrets: pkg/images TestPullSecrets
@@ -143,6 +144,17 @@ ResourceFieldSelector
   *: pkg/podworker TestEnvironment
 Affinity
   nodeAffinity: test/node TestObjects, pkg/podworker TestAdmission
+  podAffinity podAntiAffinity: - a scheduler's business; checked, kept and shown
+PodAffinity
+  *: - a scheduler's business; checked, kept and shown
+PodAntiAffinity
+  *: - a scheduler's business; checked, kept and shown
+WeightedPodAffinityTerm
+  *: - a scheduler's business; checked, kept and shown
+PodAffinityTerm
+  *: - a scheduler's business; checked, kept and shown
+TopologySpreadConstraint
+  *: - a scheduler's business; checked, kept and shown
 NodeAffinity
   requiredDuringSchedulingIgnoredDuringExecution: pkg/podworker TestAdmission
   preferredDuringSchedulingIgnoredDuringExecution: - a wish to a scheduler; kept and shown

@@ -74,7 +74,8 @@ func validateSpec(spec *v1.PodSpec, meta *metav1.ObjectMeta, p *field.Path) fiel
 		errs = append(errs, field.Invalid(grace, *spec.TerminationGracePeriodSeconds, apivalidation.IsNegativeErrorMsg))
 	}
 	errs = append(errs, metavalidation.ValidateLabels(spec.NodeSelector, p.Child("nodeSelector"))...)
-	errs = append(errs, validateNodeAffinity(spec.Affinity, p.Child("affinity"))...)
+	errs = append(errs, validatePodPlacement(spec.Affinity, meta.Labels, p.Child("affinity"))...)
+	errs = append(errs, validateSpread(spec.TopologySpreadConstraints, meta.Labels, p.Child("topologySpreadConstraints"))...)
 	if spec.HostPID && spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace {
 		errs = append(errs, field.Invalid(p.Child("shareProcessNamespace"), true, "cannot be combined with hostPID: there is only one process namespace then"))
 	}

@@ -13,7 +13,7 @@ import (
 // affinityFields are the rows of a pod's affinity. What is preferred chooses
 // between nodes, and there is one.
 var affinityFields = []typeFields{
-	{of: v1.Affinity{}, supported: "nodeAffinity", refused: "podAffinity podAntiAffinity"},
+	{of: v1.Affinity{}, supported: "nodeAffinity podAffinity podAntiAffinity"},
 	{of: v1.NodeAffinity{}, supported: "requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution"},
 	{of: v1.PreferredSchedulingTerm{}, supported: "weight preference"},
 	{of: v1.NodeSelector{}, supported: "nodeSelectorTerms"},
@@ -21,16 +21,15 @@ var affinityFields = []typeFields{
 	{of: v1.NodeSelectorRequirement{}, supported: "key operator values"},
 }
 
-func validateNodeAffinity(a *v1.Affinity, p *field.Path) (errs field.ErrorList) {
-	if a == nil || a.NodeAffinity == nil {
+func validateNodeAffinity(a *v1.NodeAffinity, p *field.Path) (errs field.ErrorList) {
+	if a == nil {
 		return nil
 	}
-	p = p.Child("nodeAffinity")
-	if s := a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution; s != nil {
+	if s := a.RequiredDuringSchedulingIgnoredDuringExecution; s != nil {
 		errs = validateNodeSelector(s, p.Child("requiredDuringSchedulingIgnoredDuringExecution"))
 	}
-	for i := range a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
-		term, at := &a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution[i], p.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
+	for i := range a.PreferredDuringSchedulingIgnoredDuringExecution {
+		term, at := &a.PreferredDuringSchedulingIgnoredDuringExecution[i], p.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
 		if term.Weight < 1 || term.Weight > 100 {
 			errs = append(errs, field.Invalid(at.Child("weight"), term.Weight, "must be 1 to 100"))
 		}

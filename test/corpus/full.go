@@ -67,8 +67,10 @@ func Full() Object {
 			"restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 20, "dnsPolicy": "Default",
 			"nodeSelector": Object{"kubernetes.io/os": "linux"},
 			"affinity": Object{"nodeAffinity": Object{"requiredDuringSchedulingIgnoredDuringExecution": Object{"nodeSelectorTerms": clone(nodeTerms)},
-				"preferredDuringSchedulingIgnoredDuringExecution": []any{Object{"weight": 5, "preference": clone(nodeTerms[0])}}}},
-			"serviceAccountName": "builder", "serviceAccount": "builder", "automountServiceAccountToken": true,
+				"preferredDuringSchedulingIgnoredDuringExecution": []any{Object{"weight": 5, "preference": clone(nodeTerms[0])}}},
+				"podAffinity": podAffinity(), "podAntiAffinity": podAffinity()},
+			"topologySpreadConstraints": spreadConstraints(),
+			"serviceAccountName":        "builder", "serviceAccount": "builder", "automountServiceAccountToken": true,
 			"nodeName": "node-a", "hostNetwork": false, "hostPID": false, "hostIPC": false, "hostUsers": true, "shareProcessNamespace": true,
 			"runtimeClassName": "kata", "overhead": Object{"cpu": "250m", "memory": "120Mi"},
 			"resources":       Object{"limits": Object{"cpu": 8, "memory": "8Gi"}, "requests": Object{"cpu": "4"}},
@@ -282,7 +284,7 @@ func combinations() (out []Variant) {
 		pod("a host alias", `"hostAliases":[`+alias+`],"containers":[`+c("a", "")+`]`)
 		pod("a host alias on the host", `"hostNetwork":true,"hostAliases":[`+alias+`,`+alias+`],"containers":[`+c("a", "")+`]`)
 	}
-	return slices.Concat(out, probes(), lives(), security(), podResources())
+	return slices.Concat(out, probes(), lives(), security(), podResources(), spread())
 }
 
 // podResources are the rules of the resources of a pod as a whole, beside those of

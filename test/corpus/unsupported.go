@@ -65,9 +65,6 @@ func (u Unsupported) with(path, value string) Unsupported {
 func unsupportedSpec() []Unsupported {
 	out := []Unsupported{
 		field("spec.ephemeralContainers", `[{"name":"e","image":"i"}]`),
-		field("spec.affinity.podAffinity", `{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone","labelSelector":{}}]}`),
-		field("spec.affinity.podAntiAffinity", `{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone","labelSelector":{}}]}`),
-		field("spec.topologySpreadConstraints", `[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]`),
 		field("spec.os.name", `"windows"`),
 		field("spec.schedulingGates", `[{"name":"example.com/gate"}]`),
 		field("spec.resourceClaims", `[{"name":"r","resourceClaimName":"x"}]`),

@@ -22,6 +22,10 @@ func TestObjects(t *testing.T) {
 	env := manifest{name: "reader", script: "env; cat /claim/file; " + forever, spec: `volumes:
 - name: claim
   persistentVolumeClaim: {claimName: data}
+affinity:
+  podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: zone, labelSelector: {matchLabels: {app: none}}}]}
+  podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: kubernetes.io/hostname, labelSelector: {}}]}
+topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]
 `, container: `volumeMounts:
 - {name: claim, mountPath: /claim}
 envFrom:

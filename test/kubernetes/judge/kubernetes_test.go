@@ -70,7 +70,7 @@ func decode(data []byte) (*core.Pod, *v1.Pod, opinion) {
 		read.Name = read.GenerateName + "abcde"
 	}
 	internal := &core.Pod{}
-	if err := legacyscheme.Scheme.Convert(read, internal, nil); err != nil {
+	if err := legacyscheme.Scheme.Convert(read.DeepCopy(), internal, nil); err != nil {
 		o.text, o.wrongType = err.Error(), "a conversion that fails"
 		return nil, nil, o
 	}
@@ -136,6 +136,9 @@ func createOpinion(data []byte) opinion {
 	}
 	// The server counts generations of a spec; nodeagent has revisions.
 	o.pod.Generation = read.Generation
+	// It writes labels of the pod into selectors that only a scheduler reads;
+	// nodeagent checks what comes of that, and keeps the pod as written.
+	o.pod.Spec.Affinity, o.pod.Spec.TopologySpreadConstraints = read.Spec.Affinity, read.Spec.TopologySpreadConstraints
 	return o
 }
 
