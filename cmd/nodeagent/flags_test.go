@@ -88,6 +88,14 @@ proxy:
   metricsBindAddress: 127.0.0.1:3
 dns: {clusterDNS: [10.251.0.53], clusterDomain: f}
 pods: {allowedUnsafeSysctls: [kernel.sem]}
+evictionHard: {memory.available: 3Gi}
+evictionSoft: {memory.available: 4Gi}
+evictionSoftGracePeriod: {memory.available: 5m}
+evictionMinimumReclaim: {nodefs.available: 2Gi}
+evictionPressureTransitionPeriod: 9s
+evictionMaxPodGracePeriod: 9
+imageGCHighThresholdPercent: 90
+imageGCLowThresholdPercent: 65
 `
 
 type flagCase struct {
@@ -99,17 +107,25 @@ type flagCase struct {
 func flagCases(cwd string) map[string]flagCase {
 	type C = config.NodeAgentConfiguration
 	return map[string]flagCase{
-		"manifests":                {"pods", func(c *C) any { return c.Manifests }, cwd + "/pods"},
-		"manifest-url":             {"https://x/p", func(c *C) any { return c.ManifestURL }, "https://x/p"},
-		"manifest-url-header":      {"A=b=c", func(c *C) any { return c.ManifestURLHeader }, "map[A:[b=c]]"},
-		"manifest-url-ca":          {"ca.pem", func(c *C) any { return c.ManifestURLCA }, cwd + "/ca.pem"},
-		"manifest-url-interval":    {"3s", func(c *C) any { return c.ManifestURLInterval.Duration }, "3s"},
-		"allowed-unsafe-sysctls":   {"kernel.msg*,net.core.somaxconn", func(c *C) any { return c.Pods.AllowedUnsafeSysctls }, "[kernel.msg* net.core.somaxconn]"},
-		"system-reserved":          {"cpu=500m,pid=10", func(c *C) any { return c.SystemReserved }, "map[cpu:500m pid:10]"},
-		"kube-reserved":            {"memory=1Gi", func(c *C) any { return c.KubeReserved }, "map[memory:1Gi]"},
-		"enforce-node-allocatable": {"none", func(c *C) any { return c.EnforceNodeAllocatable }, "[none]"},
-		"max-pods":                 {"7", func(c *C) any { return c.MaxPods }, "7"},
-		"fail-swap-on":             {"", func(c *C) any { return c.FailSwapOn }, "true"},
+		"manifests":                           {"pods", func(c *C) any { return c.Manifests }, cwd + "/pods"},
+		"manifest-url":                        {"https://x/p", func(c *C) any { return c.ManifestURL }, "https://x/p"},
+		"manifest-url-header":                 {"A=b=c", func(c *C) any { return c.ManifestURLHeader }, "map[A:[b=c]]"},
+		"manifest-url-ca":                     {"ca.pem", func(c *C) any { return c.ManifestURLCA }, cwd + "/ca.pem"},
+		"manifest-url-interval":               {"3s", func(c *C) any { return c.ManifestURLInterval.Duration }, "3s"},
+		"allowed-unsafe-sysctls":              {"kernel.msg*,net.core.somaxconn", func(c *C) any { return c.Pods.AllowedUnsafeSysctls }, "[kernel.msg* net.core.somaxconn]"},
+		"system-reserved":                     {"cpu=500m,pid=10", func(c *C) any { return c.SystemReserved }, "map[cpu:500m pid:10]"},
+		"kube-reserved":                       {"memory=1Gi", func(c *C) any { return c.KubeReserved }, "map[memory:1Gi]"},
+		"enforce-node-allocatable":            {"none", func(c *C) any { return c.EnforceNodeAllocatable }, "[none]"},
+		"max-pods":                            {"7", func(c *C) any { return c.MaxPods }, "7"},
+		"eviction-hard":                       {"memory.available<1Gi,nodefs.available<7%", func(c *C) any { return c.EvictionHard }, "map[memory.available:1Gi nodefs.available:7%]"},
+		"eviction-soft":                       {"memory.available<2Gi", func(c *C) any { return c.EvictionSoft }, "map[memory.available:2Gi]"},
+		"eviction-soft-grace-period":          {"memory.available=3m", func(c *C) any { return c.EvictionSoftGracePeriod }, "map[memory.available:3m]"},
+		"eviction-minimum-reclaim":            {"nodefs.available=1Gi", func(c *C) any { return c.EvictionMinimumReclaim }, "map[nodefs.available:1Gi]"},
+		"eviction-pressure-transition-period": {"7s", func(c *C) any { return c.EvictionPressureTransitionPeriod.Duration }, "7s"},
+		"eviction-max-pod-grace-period":       {"8", func(c *C) any { return c.EvictionMaxPodGracePeriod }, "8"},
+		"image-gc-high-threshold":             {"70", func(c *C) any { return c.ImageGCHighThresholdPercent }, "70"},
+		"image-gc-low-threshold":              {"60", func(c *C) any { return c.ImageGCLowThresholdPercent }, "60"},
+		"fail-swap-on":                        {"", func(c *C) any { return c.FailSwapOn }, "true"},
 
 		"state-dir":        {"/x/", func(c *C) any { return c.StateDir }, "/x"},
 		"run-dir":          {"/x", func(c *C) any { return c.RunDir }, "/x"},

@@ -87,7 +87,7 @@ func TestRefused(t *testing.T) {
 		{"delete pod a --all", "exclude each other"},
 		{"delete pod a -f x", "-f goes with no names"},
 		{"delete image a", "this command is for: pod, service"},
-		{"describe node", "this command is for: pod, service"},
+		{"describe images", "this command is for: pod, service"},
 		{"version -o yaml", "json only"},
 		{"check -o yaml", "there is: json"},
 		{"run --proxy-mode ebpf", "must be one of: auto, iptables, ipvs, nftables, userspace, none"},
