@@ -41,6 +41,7 @@ lz4:lz4
 mkfs.ext4:e2fsprogs
 socat:socat
 systemd-analyze:systemd
+dbus-daemon:dbus-daemon
 kill:procps
 '
 case $profile in

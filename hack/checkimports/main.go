@@ -44,7 +44,7 @@ var layers = []struct {
 	{"foundation", []string{"pkg/errdefs", "pkg/pod", "pkg/journal", "pkg/events", "pkg/manifest", "pkg/config", "pkg/store", "pkg/proxy/ruleset"}},
 	{"adapters", []string{"pkg/runtime", "pkg/images", "pkg/logs", "pkg/cni", "pkg/volumes", "pkg/cgroup", "pkg/metrics", "pkg/iptables", "pkg/nfmonitor", "pkg/nft", "pkg/proxy/backend"}},
 	{"pure cores", []string{"pkg/podworker/lifecycle", "pkg/proxy/plan", "pkg/proxy/servicemap"}},
-	{"controllers", []string{"pkg/podworker", "pkg/probe", "pkg/stats", "pkg/proxy", "pkg/dns", "pkg/services", "pkg/claims", "pkg/eviction"}},
+	{"controllers", []string{"pkg/podworker", "pkg/probe", "pkg/stats", "pkg/proxy", "pkg/dns", "pkg/services", "pkg/claims", "pkg/eviction", "pkg/shutdown"}},
 	{"edges", []string{"pkg/source", "pkg/server", "pkg/node", "pkg/status"}},
 	{"composition", []string{"pkg/agent", "pkg/cli", "pkg/preflight"}},
 	{"command", []string{"cmd"}},

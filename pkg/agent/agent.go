@@ -27,6 +27,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxy"
 	"github.com/nodeagent/nodeagent/pkg/proxy/healthcheck"
 	"github.com/nodeagent/nodeagent/pkg/runtime/embedded"
+	"github.com/nodeagent/nodeagent/pkg/shutdown"
 	"github.com/nodeagent/nodeagent/pkg/source/apiserver"
 	"github.com/nodeagent/nodeagent/pkg/source/push"
 	"github.com/nodeagent/nodeagent/pkg/store"
@@ -120,6 +121,7 @@ type agent struct {
 	node atomic.Pointer[node]
 	// pressure is what the node runs short of.
 	pressure atomic.Pointer[[]v1.NodeConditionType]
+	shutdown *shutdown.Manager // nil: the host's shutdown does not wait for pods
 	// idle is set while no runtime is needed.
 	idle atomic.Bool
 	// up is set once the agent is ready for the first time.
@@ -131,6 +133,7 @@ type agent struct {
 	seen atomic.Pointer[conditions]
 	// reload carries requests over the API; the answer is sent back.
 	reload  chan chan error
+	again   chan struct{} // asks for a new run with the same configuration
 	next    *config.NodeAgentConfiguration
 	nextLog *slog.Logger
 }
@@ -140,7 +143,7 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 	if err != nil {
 		return nil, err
 	}
-	a := &agent{cfg: cfg, o: o, log: log, instance: name, started: time.Now(), reload: make(chan chan error)}
+	a := &agent{cfg: cfg, o: o, log: log, instance: name, started: time.Now(), reload: make(chan chan error), again: make(chan struct{})}
 	if err := a.checkResources(); err != nil {
 		return nil, err
 	}
@@ -149,8 +152,9 @@ func newAgent(cfg *config.NodeAgentConfiguration, o Options, log *slog.Logger) (
 	a.nodeObject = nodeapi.NewKeeper(revisions, time.Now)
 	a.keepWishes()
 	a.recallPressure()
-	a.see(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
 	a.events = events.New(events.Options{NodeName: cfg.NodeName, NodeUID: a.nodeUID(), Revisions: revisions, Clock: time.Now})
+	a.shutdown = a.newShutdown()
+	a.see(&conditions{runtimeReason: notAnswered, networkReason: notLooked})
 	if a.store, err = a.openStore(revisions); err != nil {
 		return nil, err
 	}
@@ -211,6 +215,10 @@ func (a *agent) awaitReload(ctx context.Context) error {
 			return nil
 		case <-a.o.Reload:
 		case answer = <-a.reload:
+		case <-a.again:
+			a.next, a.nextLog = a.cfg, a.log
+			systemd{log: a.log}.reloading()
+			return errReload
 		}
 		err := a.prepareReload()
 		if answer != nil {

@@ -17,7 +17,6 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/journal"
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	"github.com/nodeagent/nodeagent/pkg/pod"
-	"github.com/nodeagent/nodeagent/pkg/podworker"
 	"github.com/nodeagent/nodeagent/pkg/server"
 	"github.com/nodeagent/nodeagent/pkg/source/file"
 	"github.com/nodeagent/nodeagent/pkg/source/http"
@@ -47,7 +46,7 @@ func (a *agent) openStore(revisions *journal.Counter) (*store.Store, error) {
 	decls = append(decls, store.SourceDecl{Name: store.SourcePush, Target: filepath.Join(a.cfg.RunDir, socketName)})
 	return store.Open(store.Options{
 		Dir: a.statePath(podsDir), ResourceDir: a.statePath(resourcesDir), SecretDir: secretFolder(a.cfg.RunDir), NodeName: a.cfg.NodeName, Sources: decls, Revisions: revisions,
-		Decode: manifest.Decode, Equal: manifest.SemanticEqual, Reconsider: podworker.IsRefusal, Clock: time.Now, Log: a.log,
+		Decode: manifest.Decode, Equal: manifest.SemanticEqual, Reconsider: a.reconsider, Clock: time.Now, Log: a.log,
 	})
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/proxy"
 	"github.com/nodeagent/nodeagent/pkg/proxy/kubeproxy"
 	"github.com/nodeagent/nodeagent/pkg/runtime"
+	"github.com/nodeagent/nodeagent/pkg/shutdown"
 )
 
 // cleanupGrace is what containers get to end in a cleanup.
@@ -73,6 +74,9 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 	c.did("cluster DNS address", c.settleLocal(nil))
 	c.did("Services", proxy.Cleanup(ctx, c.proxyModes(), c.statePath(proxyFile)))
 	c.did("pod network", c.cni.Cleanup(ctx))
+	if removed, err := shutdown.Restore(ctx, shutdown.DropInDir); removed {
+		c.did("logind's configuration", err)
+	}
 	empty, err := nft.Command(nil).RemoveEmpty(ctx)
 	if err != nil || len(empty) > 0 { // of whoever made them: they come back for who wants them
 		c.did("empty tables of iptables", err)
@@ -86,7 +90,7 @@ func Cleanup(ctx context.Context, cfg *config.NodeAgentConfiguration, out io.Wri
 	c.folder(cfg.RunDir)
 	if len(c.errs) == 0 {
 		// Until then the next attempt has to know where the pods are.
-		for _, file := range []string{runtimeFile, pressureFile, imageUseFile} {
+		for _, file := range []string{runtimeFile, pressureFile, imageUseFile, shutdownFile} {
 			if err := os.Remove(c.statePath(file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				c.did(c.statePath(file), err)
 			}

@@ -147,11 +147,13 @@ type evictable struct {
 	n *node
 }
 
-// Active have their priority written out, as an API server would have done.
-func (e evictable) Active() []*v1.Pod {
-	pods := e.n.workers.Active()
+// Active have their priority written out.
+func (e evictable) Active() []*v1.Pod { return e.a.prioritised(e.n.workers.Active()) }
+
+// prioritised writes priorities out, as an API server would have done.
+func (a *agent) prioritised(pods []*v1.Pod) []*v1.Pod {
 	for i, p := range pods {
-		if priority, err := (objects{e.a.store}).Priority(p); err == nil {
+		if priority, err := (objects{a.store}).Priority(p); err == nil {
 			known := *p
 			known.Spec.Priority = &priority
 			pods[i] = &known

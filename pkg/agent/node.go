@@ -107,6 +107,9 @@ func (a *agent) runNode(ctx context.Context) error {
 	g.Go(func() error { return n.eviction.Run(ctx) })
 	g.Go(func() error { return a.watchStalls(ctx, n.eviction) })
 	g.Go(func() error { return n.collector.Run(ctx) })
+	if a.shutdown != nil {
+		g.Go(func() error { return a.shutdown.Run(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -264,9 +267,9 @@ func (a *agent) newNode(ctx context.Context, client *runtime.Client) (*node, err
 			Runtime: client, Recorder: a.events, Metrics: a.metrics, Clock: time.Now, After: time.After, Log: a.log,
 		}),
 		Classes:       objects{a.store},
-		Admit:         n.admission(podworker.Admission(a.nodeLabels, a.nodeSecurity(ctx, client))),
-		Unschedulable: a.unschedulable,
-		Hostname:      a.cfg.NodeName, NodeIPs: a.cfg.NodeIP, NodeMemory: memory, RuntimeName: info.Name,
+		Admit:         a.refuseAtShutdown(n.admission(podworker.Admission(a.nodeLabels, a.nodeSecurity(ctx, client)))),
+		Unschedulable: a.unschedulable, ShuttingDown: a.shuttingDown,
+		Hostname: a.cfg.NodeName, NodeIPs: a.cfg.NodeIP, NodeMemory: memory, RuntimeName: info.Name,
 		DNS: resolver{
 			path: a.cfg.Network.ResolvConf, clusterDNS: a.cfg.DNS.ClusterDNS, clusterDomain: a.cfg.DNS.ClusterDomain,
 			event: a.events.PodEvent, log: a.log,

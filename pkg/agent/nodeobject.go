@@ -12,6 +12,7 @@ import (
 	"github.com/nodeagent/nodeagent/pkg/manifest"
 	nodeapi "github.com/nodeagent/nodeagent/pkg/node"
 	"github.com/nodeagent/nodeagent/pkg/pod"
+	"github.com/nodeagent/nodeagent/pkg/shutdown"
 	"github.com/nodeagent/nodeagent/pkg/store"
 )
 
@@ -30,6 +31,9 @@ func (a *agent) nodeFacts(c *conditions) nodeapi.Facts {
 	}
 	if f.NotReady == "" {
 		f.NotReady = c.networkReason
+	}
+	if a.shuttingDown() {
+		f.NotReady = shutdown.NotReady
 	}
 	f.Pressure = *a.pressure.Load()
 	if c.runtime.Name != "" {

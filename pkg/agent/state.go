@@ -34,6 +34,8 @@ const (
 	// What eviction and the collection of images know of earlier.
 	pressureFile = "pressure"
 	imageUseFile = "image-use"
+	// shutdownFile has what is known of the latest shutdown.
+	shutdownFile = "shutdown"
 )
 
 // lockPatience is for the lock of an agent that is dead already: a program that

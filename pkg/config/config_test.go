@@ -127,6 +127,7 @@ func TestEveryFieldSurvivesPrintAndParse(t *testing.T) {
 	c.EvictionHard, c.EvictionSoft = map[string]string{"memory.available": "1Gi"}, map[string]string{"nodefs.available": "5%"}
 	c.EvictionSoftGracePeriod, c.EvictionMinimumReclaim = map[string]string{"nodefs.available": "1m"}, map[string]string{"pid.available": "1"}
 	c.ImageGCHighThresholdPercent, c.ImageMaximumGCAge.Duration = 8, time.Hour
+	c.ShutdownGracePeriod.Duration, c.ShutdownGracePeriodCriticalPods.Duration = 0, 0 // the list is in their place
 	c.DNS = DNS{ClusterDNS: []string{"10.2.0.10"}, ClusterDomain: "x"}
 	var b bytes.Buffer
 	if err := c.Print(&b); err != nil {
@@ -157,6 +158,8 @@ func fill(v reflect.Value) {
 	case reflect.Bool:
 		v.SetBool(true)
 	case reflect.Int:
+		v.SetInt(7)
+	case reflect.Int32:
 		v.SetInt(7)
 	case reflect.Int64:
 		v.SetInt(int64(5 * time.Second))

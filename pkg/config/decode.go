@@ -148,7 +148,7 @@ func (d *decoder) sequence(n *yaml.Node, v reflect.Value, path string) {
 }
 
 func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) {
-	want := map[reflect.Kind]string{reflect.String: "!!str", reflect.Bool: "!!bool", reflect.Int: "!!int", reflect.Int64: "!!int", reflect.Float64: "!!float"}[v.Kind()]
+	want := map[reflect.Kind]string{reflect.String: "!!str", reflect.Bool: "!!bool", reflect.Int: "!!int", reflect.Int32: "!!int", reflect.Int64: "!!int", reflect.Float64: "!!float"}[v.Kind()]
 	name := map[string]string{"!!str": "a string", "!!bool": "true or false", "!!int": "a whole number", "!!float": "a number"}[want]
 	if want == "!!float" && n.Tag == "!!int" {
 		want = n.Tag

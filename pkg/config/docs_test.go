@@ -124,7 +124,7 @@ func typeName(t reflect.Type) string {
 		return "map of " + typeName(t.Elem()) + "s"
 	case reflect.Bool:
 		return "boolean"
-	case reflect.Int, reflect.Int64:
+	case reflect.Int, reflect.Int32, reflect.Int64:
 		return "integer"
 	}
 	return t.Kind().String()

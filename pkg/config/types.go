@@ -123,6 +123,14 @@ type NodeAgentConfiguration struct {
 	ImageMinimumGCAge metav1.Duration `json:"imageMinimumGCAge,omitempty"`
 	ImageMaximumGCAge metav1.Duration `json:"imageMaximumGCAge,omitempty"`
 
+	// Shutdown, with kubelet's names and meaning. ShutdownGracePeriod is how long
+	// the host's shutdown waits for pods; the last ShutdownGracePeriodCriticalPods
+	// of it are for critical ones. 0: it does not wait.
+	ShutdownGracePeriod             metav1.Duration `json:"shutdownGracePeriod,omitempty"`
+	ShutdownGracePeriodCriticalPods metav1.Duration `json:"shutdownGracePeriodCriticalPods,omitempty"`
+	// ShutdownGracePeriodByPodPriority is in place of both.
+	ShutdownGracePeriodByPodPriority []ShutdownPeriod `json:"shutdownGracePeriodByPodPriority,omitempty"`
+
 	// Listen serves healthz, readyz and metrics. Default 127.0.0.1:10248, or
 	// "none" with ServicesOnly beside a kubelet; "none" turns it off.
 	Listen string `json:"listen,omitempty"`

@@ -57,6 +57,7 @@ func problems(c *NodeAgentConfiguration) []*Error {
 	k.sysctls(c.Pods.AllowedUnsafeSysctls)
 	k.durations(c)
 	k.eviction(c)
+	k.shutdown(c)
 	k.servers(c)
 	k.proxy(c)
 	k.dns(c)
@@ -263,6 +264,8 @@ func (k *checker) durations(c *NodeAgentConfiguration) {
 		{"evictionPressureTransitionPeriod", c.EvictionPressureTransitionPeriod, time.Second},
 		{"imageMinimumGCAge", c.ImageMinimumGCAge, time.Second},
 		{"imageMaximumGCAge", c.ImageMaximumGCAge, time.Second},
+		{"shutdownGracePeriod", c.ShutdownGracePeriod, time.Second},
+		{"shutdownGracePeriodCriticalPods", c.ShutdownGracePeriodCriticalPods, time.Second},
 		{"images.pullBackoff", c.Images.PullBackoff, time.Second},
 		{"images.pullBackoffMax", c.Images.PullBackoffMax, time.Second},
 		{"images.pullProgressDeadline", c.Images.PullProgressDeadline, time.Second},

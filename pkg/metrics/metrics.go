@@ -44,6 +44,8 @@ type Metrics struct {
 	probes           *prometheus.CounterVec
 	probeDuration    *prometheus.HistogramVec
 	evictions        *prometheus.CounterVec
+	shutdownStart    prometheus.Gauge
+	shutdownEnd      prometheus.Gauge
 	imagesCollected  *prometheus.CounterVec
 
 	kubelet kubelet
@@ -87,6 +89,8 @@ func New(b Build) *Metrics {
 	m.probes = counters("prober_probe_total", "Probes of containers by result: successful or failed.", "probe_type", "result", "container", "pod", "namespace", "pod_uid")
 	m.probeDuration = histograms("prober_probe_duration_seconds", "Seconds that successful probes took.", prometheus.DefBuckets, "probe_type", "container", "pod", "namespace")
 	m.evictions = counters("kubelet_evictions", "Pods evicted, by what was short.", "eviction_signal")
+	m.shutdownStart = gauge("kubelet_graceful_shutdown_start_time_seconds", "When the latest shutdown of the node began, in seconds since 1970; 0: none was seen.")
+	m.shutdownEnd = gauge("kubelet_graceful_shutdown_end_time_seconds", "When pods had ended in the latest shutdown of the node, in seconds since 1970; 0 while they end.")
 	m.imagesCollected = counters("kubelet_image_garbage_collected_total", "Images removed that nobody used, by reason: space or age.", "reason")
 	info := gauges("nodeagent_build_info", "Always 1; the labels tell the build.", "version", "revision", "go_version")
 	info.WithLabelValues(b.Version, b.Revision, runtime.Version()).Set(1)
@@ -97,7 +101,7 @@ func New(b Build) *Metrics {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.runtimeOps, m.runtimeErrors, m.runtimeDuration, m.runningPods, m.runningContainer,
 		m.podStart, m.podWorker, m.startedPods, m.startedPodErrors, m.startedContainer, m.startedErrors,
-		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, m.evictions, m.imagesCollected, info, node,
+		m.relist, m.exitHandled, m.httpRequests, m.httpInflight, m.sourceSynced, m.sourceProblems, m.evictions, m.imagesCollected, m.shutdownStart, m.shutdownEnd, info, node,
 	)
 	m.probing = prometheus.NewRegistry()
 	m.probing.MustRegister(m.probes, m.probeDuration)
@@ -231,6 +235,20 @@ func (m *Metrics) ProbesEnded(p *v1.Pod, container string) {
 func (m *Metrics) Evicted(signal string) {
 	if m != nil {
 		m.evictions.WithLabelValues(signal).Inc()
+	}
+}
+
+// Shutdown says when the node's latest shutdown began and when pods had ended;
+// zero: it has not.
+func (m *Metrics) Shutdown(start, end time.Time) {
+	if m == nil {
+		return
+	}
+	for g, t := range map[prometheus.Gauge]time.Time{m.shutdownStart: start, m.shutdownEnd: end} {
+		g.Set(0)
+		if !t.IsZero() {
+			g.Set(float64(t.UnixNano()) / float64(time.Second))
+		}
 	}
 }
 

@@ -18,12 +18,13 @@ const (
 	ReasonAppArmor     = "AppArmor"
 	ReasonSysctl       = "SysctlForbidden"
 	ReasonGroupsPolicy = "SupplementalGroupsPolicyNotSupported"
+	ReasonNodeShutdown = "NodeShutdown"
 )
 
 // IsRefusal says that a final status came from the node's refusal and not from
 // the pod's own end: a restarted agent, whose labels may be others, asks again.
 func IsRefusal(st v1.PodStatus) bool {
-	refusals := []string{ReasonNodeAffinity, ReasonNodePorts, ReasonAppArmor, ReasonSysctl, ReasonGroupsPolicy}
+	refusals := []string{ReasonNodeAffinity, ReasonNodePorts, ReasonAppArmor, ReasonSysctl, ReasonGroupsPolicy, ReasonNodeShutdown}
 	// One that was evicted has run, or was about to.
 	underPressure := st.Reason == ReasonEvicted && len(st.ContainerStatuses) == 0
 	return st.Phase == v1.PodFailed && (underPressure || isOutOf(st.Reason) || slices.Contains(refusals, st.Reason))

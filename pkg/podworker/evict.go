@@ -28,6 +28,9 @@ type Eviction struct {
 	Grace time.Duration
 	// Disrupted says that it is no fault of the pod's.
 	Disrupted bool
+	// Passing says that the pod is to run again when the host's shutdown, which is
+	// what it is ended for, is over.
+	Passing bool
 }
 
 // evicted is an eviction that has begun, as it stands in the pod's folder: a
@@ -37,6 +40,9 @@ type evicted struct {
 	Message   string    `json:"message"`
 	By        time.Time `json:"by"` // when its containers have to have ended
 	Disrupted bool      `json:"disrupted,omitempty"`
+	// Passing as in Eviction; Began is when it was asked for.
+	Passing bool      `json:"passing,omitempty"`
+	Began   time.Time `json:"began,omitzero"`
 }
 
 // evictedFile is in the folder of a pod that is evicted.
@@ -53,7 +59,8 @@ func (m *Manager) Evict(uid types.UID, e Eviction) {
 	if w == nil || !known || pod.IsTerminal(r.Pod.Status.Phase) || r.Pod.DeletionTimestamp != nil {
 		return
 	}
-	begun := &evicted{Reason: e.Reason, Message: e.Message, By: m.Clock().Add(e.Grace), Disrupted: e.Disrupted}
+	now := m.Clock()
+	begun := &evicted{Reason: e.Reason, Message: e.Message, By: now.Add(e.Grace), Disrupted: e.Disrupted, Passing: e.Passing, Began: now}
 	if !w.evicted.CompareAndSwap(nil, begun) {
 		return
 	}
@@ -155,7 +162,7 @@ func (m *Manager) Ending() (uids []types.UID) {
 		if w := m.workers[uid]; !gone && w != nil {
 			gone = w.evicted.Load() != nil
 		} else if !gone && !pod.IsTerminal(st.Phase) {
-			gone = m.readEviction(uid) != nil
+			gone = m.stands(m.readEviction(uid))
 		}
 		if gone && !m.ended(uid) {
 			uids = append(uids, uid)

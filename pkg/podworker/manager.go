@@ -53,6 +53,9 @@ type Options struct {
 	// empty: it is. Who has changed that wakes the workers.
 	Unschedulable func(p *v1.Pod, source string) string
 
+	// ShuttingDown says that the host is about to go down.
+	ShuttingDown func() bool
+
 	Hostname    string
 	NodeIPs     []string
 	NodeMemory  int64 // bytes
@@ -101,6 +104,9 @@ type Manager struct {
 func New(o Options) *Manager {
 	if o.Hook == nil {
 		o.Hook = func(string) {}
+	}
+	if o.ShuttingDown == nil {
+		o.ShuttingDown = func() bool { return false }
 	}
 	return &Manager{
 		Options: o,

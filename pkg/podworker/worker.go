@@ -42,7 +42,9 @@ type worker struct {
 	// unschedulable is why the pod waits until the node is open to it.
 	unschedulable string
 	evicted       atomic.Pointer[evicted] // asked for from outside
-	released      atomic.Bool
+	// outlived is an eviction that holds no more.
+	outlived *evicted
+	released atomic.Bool
 	// discard is asked for from outside; discarded is when it was done.
 	discard, discarded atomic.Bool
 	// frugal asks to keep nothing of earlier runs, once.
@@ -82,7 +84,7 @@ func newWorker(m *Manager, uid types.UID, orphan *store.Record) *worker {
 		killing: map[string]time.Time{}, hooks: map[hookID]*hook{}, notes: map[string]notes{}, given: map[string]*v1.ResourceRequirements{},
 	}
 	if orphan == nil {
-		w.evicted.Store(m.readEviction(uid))
+		w.recall()
 	}
 	return w
 }
@@ -199,6 +201,13 @@ func (w *worker) sync(ctx context.Context, kills *sync.WaitGroup) (next time.Tim
 		if err != nil {
 			w.m.Log.Warn("cannot see what the runtime runs; will look again", "pod", pod.Describe(rec.Pod), "err", err)
 			return w.m.Clock().Add(runtimeRetry), false
+		}
+		switch changed, err := w.revive(ctx, rec, &observed); {
+		case err != nil:
+			w.m.Log.Warn("cannot have a pod run again that was ended for a shutdown; will try again", "pod", pod.Describe(rec.Pod), "err", err)
+			return w.m.Clock().Add(runtimeRetry), false
+		case changed:
+			continue
 		}
 		w.note(rec, &observed)
 		if !w.admit(rec, &observed) {
